@@ -22,7 +22,8 @@ class Tokenizer:
         self._engine = source if isinstance(source, _C.Tokenizer) else _C.load_tokenizer(engine_path(source))
 
     def encode(self, text: str, max_length: int | None = None) -> list[int]:
-        """Ids of `text` after the tokens that every prompt of the model starts with ([gMASK] sop).
+        """Ids of `text` after the tokens that every prompt of the model starts with ([gMASK] sop); ChatGLM-6B's
+        come at the end.
 
         The spelling of a special token inside `text` is ordinary text. With `max_length`, a longer result
         keeps the first tokens of the prompt and then its last ones.
@@ -82,13 +83,18 @@ class Tokenizer:
         return self._engine.prefix_ids
 
     @property
+    def suffix_ids(self) -> list[int]:
+        """The tokens that every prompt of ChatGLM-6B ends with; empty for all others."""
+        return self._engine.suffix_ids
+
+    @property
     def eos_ids(self) -> list[int]:
         """The tokens that end a reply."""
         return self._engine.eos_ids
 
     @property
     def chat_format(self) -> str:
-        """How conversations become prompts: "chatglm2", "chatglm3", "glm4" or "template"."""
+        """How conversations become prompts: "chatglm", "chatglm2", "chatglm3", "glm4" or "template"."""
         return self._engine.chat_format
 
     def _cut(self, ids: list[int], max_length: int | None) -> list[int]:

@@ -1,102 +1,19 @@
-"""What is known about each architecture, as data: how config.json names its sizes, which values of it the
-engine can compute, and which checkpoint tensors become which GGUF tensors.
+"""The architectures that can be converted, as data.
 
-To add an architecture, add an entry to ARCHITECTURES. A tensor rule stacks its sources along the rows, so
-separate q, k and v projections become one matrix: the rows stay as they are, and the engine does one product.
+To add one, add an entry to ARCHITECTURES. A tensor rule stacks its sources along the rows, so separate q, k and
+v projections become one matrix: the rows stay as they are, and the engine does one product.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+import math
+from dataclasses import replace
 
+import numpy as np
+
+from .architecture import Architecture, Field, Fixed, Hparams, Rule
 from .errors import ConvertError
 from .jsonfile import Settings, shown
-
-
-@dataclass(frozen=True)
-class Hparams:
-    """The sizes and constants of a model, named as in the engine."""
-
-    n_layers: int
-    hidden: int
-    ffn: int
-    n_heads: int
-    n_kv_heads: int
-    head_dim: int
-    vocab: int
-    context: int
-    rms_eps: float
-    rope_theta: float
-    rope_dims: int
-    rope_ratio: float
-    qkv_bias: bool
-    tied: bool | None  # None: config.json does not say; the presence of the output matrix does
-
-    def dims(self) -> dict[str, int]:
-        """The lengths that tensor rules refer to."""
-        q, kv = self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim
-        return {
-            "vocab": self.vocab, "hidden": self.hidden, "q": q, "kv": kv, "qkv": q + 2 * kv,
-            "ffn": self.ffn, "gate_up": 2 * self.ffn,
-        }  # fmt: skip
-
-
-class _Required:
-    pass
-
-
-REQUIRED = _Required()
-
-
-@dataclass(frozen=True)
-class Field:
-    """One entry of Hparams: the keys of config.json that may hold it, the first present one counts.
-
-    `default` is a value or a function of the entries read before it.
-    """
-
-    keys: tuple[str, ...]
-    kind: type
-    default: Any = REQUIRED
-
-
-@dataclass(frozen=True)
-class Fixed:
-    """A config key that must have one of these values when present; anything else is another computation."""
-
-    key: str
-    allowed: tuple[Any, ...]
-    reason: str
-
-
-@dataclass(frozen=True)
-class Rule:
-    """One GGUF tensor: `sources` are (checkpoint name, shape) pairs that are stacked along the rows.
-
-    "{i}" stands for the layer. `when` names a condition: "qkv_bias" or "untied".
-    """
-
-    target: str
-    sources: tuple[tuple[str, tuple[str, ...]], ...]
-    when: str = ""
-
-
-@dataclass(frozen=True)
-class Architecture:
-    id: str
-    title: str
-    gguf_arch: str
-    model_type: str
-    class_name: str  # an entry of config.json's "architectures", used when "model_type" is absent
-    fields: Mapping[str, Field]
-    rules: tuple[Rule, ...]
-    fixed: tuple[Fixed, ...] = ()
-    # True: rope_ratio divides positions. False: identify.scales_positions decides.
-    rope_ratio_divides_positions: bool = True
-    ignored: tuple[str, ...] = ()  # suffixes of tensors that are recomputed, not stored
-    absent: Mapping[str, str] = field(default_factory=dict)  # config keys that mark something else, and what
 
 
 def _matrix(target: str, source: str, rows: str, cols: str, when: str = "") -> Rule:
@@ -160,6 +77,72 @@ GLM4_RULES = (
     + _HF_OUTPUT
 )
 
+# In ChatGLM-6B the rows of query, key and value stand together head by head, and a head is two halves of which
+# each turns its dimensions (j, j + quarter) as a pair. The engine wants all queries, all keys, all values, and
+# neighbours as pairs.
+
+
+def glm1_head_order(head_dim: int) -> np.ndarray:
+    """(head_dim,): the dimension of a ChatGLM-6B head that goes to each place."""
+    quarter = head_dim // 4
+    pairs = np.stack([np.arange(quarter), np.arange(quarter) + quarter], axis=1).ravel()
+    return np.concatenate([pairs, pairs + head_dim // 2])
+
+
+def glm1_qkv_rows(h: Hparams) -> np.ndarray:
+    """(3 * heads * head_dim,): the row of ChatGLM-6B's query_key_value that goes to each place."""
+    head_starts = np.arange(h.n_heads)[:, None] * 3 * h.head_dim
+    turned = glm1_head_order(h.head_dim)
+    parts = (turned, h.head_dim + turned, 2 * h.head_dim + np.arange(h.head_dim))
+    return np.concatenate([(head_starts + part).ravel() for part in parts])
+
+
+_GLM1_LAYER = "transformer.layers.{i}"
+
+
+def _both(target: str, source: str, rows: str, cols: str = "") -> tuple[Rule, Rule]:
+    """Weight and bias: of a matrix (rows, cols), or of a LayerNorm."""
+    shape = (rows, cols) if cols else (rows,)
+    return (
+        Rule(f"{target}.weight", ((f"{source}.weight", shape),)),
+        Rule(f"{target}.bias", ((f"{source}.bias", (rows,)),)),
+    )
+
+
+GLM1_RULES = (
+    _matrix("token_embd", "transformer.word_embeddings", "vocab", "hidden"),
+    *_both("blk.{i}.attn_norm", f"{_GLM1_LAYER}.input_layernorm", "hidden"),
+    *(
+        replace(rule, order=glm1_qkv_rows)
+        for rule in _both("blk.{i}.attn_qkv", f"{_GLM1_LAYER}.attention.query_key_value", "qkv", "hidden")
+    ),
+    *_both("blk.{i}.attn_output", f"{_GLM1_LAYER}.attention.dense", "hidden", "q"),
+    *_both("blk.{i}.ffn_norm", f"{_GLM1_LAYER}.post_attention_layernorm", "hidden"),
+    *_both("blk.{i}.ffn_up", f"{_GLM1_LAYER}.mlp.dense_h_to_4h", "ffn", "hidden"),
+    *_both("blk.{i}.ffn_down", f"{_GLM1_LAYER}.mlp.dense_4h_to_h", "hidden", "ffn"),
+    *_both("output_norm", "transformer.final_layernorm", "hidden"),
+    _matrix("output", "lm_head", "vocab", "hidden", "untied"),
+)
+GLM1_FIELDS = {
+    "n_layers": Field(("num_layers",), int),
+    "hidden": Field(("hidden_size",), int),
+    "ffn": Field(("inner_hidden_size",), int, lambda h: 4 * h["hidden"]),
+    "n_heads": Field(("num_attention_heads",), int),
+    "n_kv_heads": Field((), int, lambda h: h["n_heads"]),
+    "head_dim": Field((), int, lambda h: h["hidden"] // max(h["n_heads"], 1)),
+    "vocab": Field(("vocab_size",), int),
+    "context": Field(("max_sequence_length",), int, 2048),
+    "norm_eps": Field(("layernorm_epsilon",), float, 1e-5),
+    "rope_theta": Field((), float, 10000.0),
+    "rope_dims": Field((), int, lambda h: h["head_dim"]),
+    "rope_ratio": Field((), float, 1.0),
+    "qkv_bias": Field((), bool, True),
+    "tied": Field(("tie_word_embeddings",), bool, True),
+    # The original takes 28 layers for this constant whatever their number is.
+    "residual_scale": Field((), float, math.sqrt(2 * 28)),
+    "prefix_length": Field(("pre_seq_len",), int, 0),
+}
+
 REMOTE_FIELDS = {
     "n_layers": Field(("num_layers", "num_hidden_layers"), int),
     "hidden": Field(("hidden_size",), int),
@@ -170,7 +153,7 @@ REMOTE_FIELDS = {
     "head_dim": Field(("kv_channels",), int, lambda h: h["hidden"] // max(h["n_heads"], 1)),
     "vocab": Field(("padded_vocab_size", "vocab_size"), int),
     "context": Field(("seq_length", "max_position_embeddings"), int),
-    "rms_eps": Field(("layernorm_epsilon",), float, 1e-5),
+    "norm_eps": Field(("layernorm_epsilon",), float, 1e-5),
     "rope_ratio": Field(("rope_ratio",), float, 1.0),
     "qkv_bias": Field(("add_qkv_bias",), bool, False),
     "tied": Field(("tie_word_embeddings",), bool, False),
@@ -178,8 +161,17 @@ REMOTE_FIELDS = {
     "rope_theta": Field((), float, 10000.0),
     # Half of each head is rotated; the rest passes through.
     "rope_dims": Field((), int, lambda h: h["head_dim"] // 2),
+    "prefix_length": Field(("pre_seq_len",), int, 0),
 }
-_PREQUANTIZED = "pre-quantized weights are not supported; convert the full-precision checkpoint"
+_PREQUANTIZED = "weights of this quantization are not supported; convert the full-precision checkpoint"
+_OWN_QUANTIZATION = (
+    Fixed("quantization_bit", (0, None, 4, 8), "the models were published with 4 and 8 bits"),
+    Fixed("quantization_config", (None,), _PREQUANTIZED),
+)
+GLM1_FIXED = (
+    Fixed("position_encoding_2d", (True,), "only two-dimensional positions are supported"),
+    *_OWN_QUANTIZATION,
+)
 REMOTE_FIXED = (
     Fixed("rmsnorm", (True,), "only RMSNorm models are supported"),
     Fixed("post_layer_norm", (True,), "a final norm is expected"),
@@ -188,9 +180,7 @@ REMOTE_FIXED = (
     Fixed("interleaved_qkv", (False,), "interleaved q/k/v rows are not supported"),
     Fixed("original_rope", (True,), "only the original rotary embedding is supported"),
     Fixed("rotary_percent", (0.5,), "only half-rotary heads are supported"),
-    Fixed("quantization_bit", (0, None), _PREQUANTIZED),
-    Fixed("quantization_config", (None,), _PREQUANTIZED),
-    Fixed("pre_seq_len", (None, 0), "P-Tuning prefixes are not supported; convert the base model"),
+    *_OWN_QUANTIZATION,
 )
 
 # The two ways that transformers has written the rotary settings: flat (4.x) and nested (5.x).
@@ -204,7 +194,7 @@ HF_FIELDS = {
     "head_dim": Field(("head_dim",), int, lambda h: h["hidden"] // max(h["n_heads"], 1)),
     "vocab": Field(("vocab_size",), int),
     "context": Field(("max_position_embeddings",), int),
-    "rms_eps": Field(("rms_norm_eps",), float, 1.5625e-07),
+    "norm_eps": Field(("rms_norm_eps",), float, 1.5625e-07),
     "rope_theta": Field(("rope_parameters.rope_theta", "rope_theta"), float, 10000.0),
     "partial_rotary": Field(("rope_parameters.partial_rotary_factor", "partial_rotary_factor"), float, 0.5),
     "rope_dims": Field((), int, lambda h: int(h["head_dim"] * h["partial_rotary"])),
@@ -223,8 +213,27 @@ HF_FIXED = (
 
 ARCHITECTURES = (
     Architecture(
+        id="chatglm1",
+        title="ChatGLM-6B, the first generation, int4 and int8 too",
+        example="THUDM/chatglm-6b",
+        gguf_arch="chatglm1",
+        model_type="chatglm",
+        class_name="ChatGLMModel",
+        fields=GLM1_FIELDS,
+        rules=GLM1_RULES,
+        fixed=GLM1_FIXED,
+        ignored=("rotary_emb.inv_freq",),
+        marks=("position_encoding_2d", "inner_hidden_size"),
+        absent={"image_size": "a vision model", "vision_config": "a vision model"},
+        first_generation=True,
+        prefix_tensors="transformer.prefix_encoder",
+        head_order=glm1_head_order,
+    ),
+    Architecture(
         id="chatglm",
-        title="ChatGLM2-6B, ChatGLM3-6B, CodeGeeX2-6B, GLM-4-9B (original layout), long-context variants too",
+        title="ChatGLM2-6B, ChatGLM3-6B, CodeGeeX2-6B, GLM-4-9B, CodeGeeX4 in the original layout; int4, 32K, "
+        "128K, 1M too",
+        example="THUDM/chatglm3-6b",
         gguf_arch="chatglm",
         model_type="chatglm",
         class_name="ChatGLMModel",
@@ -233,15 +242,13 @@ ARCHITECTURES = (
         fixed=REMOTE_FIXED,
         rope_ratio_divides_positions=False,
         ignored=("rotary_pos_emb.inv_freq",),
-        absent={
-            "position_encoding_2d": "ChatGLM-6B (the first generation)",
-            "inner_hidden_size": "ChatGLM-6B (the first generation)",
-            "vision_config": "a vision model",
-        },
+        absent={"vision_config": "a vision model"},
+        prefix_tensors="transformer.prefix_encoder",
     ),
     Architecture(
         id="glm",
         title="GlmForCausalLM: GLM-4-9B in transformers' layout (-hf), GLM-Edge",
+        example="zai-org/glm-edge-1.5b-chat",
         gguf_arch="chatglm",
         model_type="glm",
         class_name="GlmForCausalLM",
@@ -254,6 +261,7 @@ ARCHITECTURES = (
     Architecture(
         id="glm4",
         title="Glm4ForCausalLM: GLM-4-0414, GLM-Z1-0414",
+        example="zai-org/GLM-4-9B-0414",
         gguf_arch="glm4",
         model_type="glm4",
         class_name="Glm4ForCausalLM",
@@ -266,9 +274,9 @@ ARCHITECTURES = (
 )
 
 
-def supported() -> list[tuple[str, str]]:
-    """(id, models) of every architecture that can be converted."""
-    return [(arch.id, arch.title) for arch in ARCHITECTURES]
+def supported() -> list[tuple[str, str, str]]:
+    """(id, models, a checkpoint on the hub) of every architecture that can be converted."""
+    return [(arch.id, arch.title, arch.example) for arch in ARCHITECTURES]
 
 
 def find_architecture(config: Settings) -> Architecture:
@@ -277,6 +285,8 @@ def find_architecture(config: Settings) -> Architecture:
     classes = config.get("architectures")
     classes = [c for c in classes if isinstance(c, str)] if isinstance(classes, list) else []
     for arch in ARCHITECTURES:
+        if arch.marks and not any(config.has(key) for key in arch.marks):
+            continue
         if model_type == arch.model_type or (not model_type and arch.class_name in classes):
             for key, what in arch.absent.items():
                 if config.has(key):
@@ -284,63 +294,10 @@ def find_architecture(config: Settings) -> Architecture:
                         f'{config.path}: "{key}" says that this is {what}, which is not supported'
                     )
             return arch
-    names = ", ".join(f"{a.model_type} ({a.class_name})" for a in ARCHITECTURES)
+    names = ", ".join(dict.fromkeys(f"{a.model_type} ({a.class_name})" for a in ARCHITECTURES))
     raise ConvertError(
         f'{config.path}: unknown architecture (model_type "{model_type:.40}", '
         f"architectures {shown(classes)}); supported: {names}"
     )
 
 
-def read_hparams(arch: Architecture, config: Settings) -> Hparams:
-    """Reads and checks the sizes. Raises ConvertError that names the key."""
-    for rule in arch.fixed:
-        value = config.get(rule.key)
-        if value is not None and value not in rule.allowed:
-            raise ConvertError(f'{config.path}: "{rule.key}" is {shown(value)}: {rule.reason}')
-    values: dict[str, Any] = {}
-    named: dict[str, str] = {}
-    for name, entry in arch.fields.items():
-        key = next((k for k in entry.keys if config.has(k)), None)
-        if key is not None:
-            values[name] = config.number(key, entry.kind)
-        elif entry.default is REQUIRED:
-            raise ConvertError(f'{config.path}: "{entry.keys[0]}" is missing')
-        else:
-            default: Any | Callable[[dict[str, Any]], Any] = entry.default
-            values[name] = default(values) if callable(default) else default
-        named[name] = key or (entry.keys[0] if entry.keys else name)
-    hparams = Hparams(**{k: values[k] for k in Hparams.__dataclass_fields__})
-    _check(hparams, named, config)
-    return hparams
-
-
-# The engine's own limits, far above every published model.
-_LIMITS = {
-    "n_layers": 1024, "hidden": 1 << 17, "ffn": 1 << 20, "n_heads": 4096, "n_kv_heads": 4096,
-    "head_dim": 1024, "vocab": 1 << 24, "context": 1 << 27,
-}  # fmt: skip
-
-
-def _check(h: Hparams, named: Mapping[str, str], config: Settings) -> None:
-    def fail(name: str, problem: str) -> ConvertError:
-        return ConvertError(f'{config.path}: "{named[name]}" is {getattr(h, name)}, {problem}')
-
-    for name, limit in _LIMITS.items():
-        if not 0 < getattr(h, name) <= limit:
-            raise fail(name, f"expected 1..{limit}")
-    if h.n_heads % h.n_kv_heads:
-        raise fail("n_heads", f"which {h.n_kv_heads} key/value heads do not divide")
-    if h.head_dim % 2:
-        raise fail("head_dim", "but a head needs an even number of dimensions")
-    if not 0 < h.rope_dims <= h.head_dim or h.rope_dims % 2:
-        name = "partial_rotary" if "partial_rotary" in named else "head_dim"
-        raise ConvertError(
-            f'{config.path}: "{named[name]}" gives {h.rope_dims} rotary dimensions, '
-            f"expected an even number in 2..{h.head_dim}"
-        )
-    if not 1e-20 < h.rms_eps < 1:
-        raise fail("rms_eps", "expected a small positive number")
-    if not 0 < h.rope_theta < 1e15:
-        raise fail("rope_theta", "expected a positive number")
-    if not 1e-6 < h.rope_ratio < 1e6:
-        raise fail("rope_ratio", "expected a positive number")

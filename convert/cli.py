@@ -37,6 +37,8 @@ def build_parser() -> argparse.ArgumentParser:
         choices=list(DTYPES),
         help="type of the matrices (default: %(default)s)",
     )
+    parser.add_argument("-l", "--lora", metavar="FOLDER", help="LoRA adapter (PEFT) to add to the weights")
+    parser.add_argument("--ptuning", metavar="FOLDER", help="P-Tuning v2 prefix to carry in the file")
     parser.add_argument("--name", help="name of the model in the file (default: the checkpoint's own)")
     parser.add_argument(
         "--chat-format",
@@ -61,7 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
     args = parser.parse_args(argv)
     if args.list:
-        return _print("\n".join(f"{name:<8} {title}" for name, title in supported()))
+        lines = (f"{name:<8} {title}\n         for example {example}" for name, title, example in supported())
+        return _print("\n".join(lines))
     if not args.input or not args.output:
         parser.error("the options -i/--input and -o/--output are required")
     previous = _catch_signals()
@@ -71,6 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 args.input,
                 args.output,
                 args.type,
+                lora=args.lora,
+                ptuning=args.ptuning,
                 name=args.name,
                 chat_format=args.chat_format,
                 rope_scaling=args.rope_scaling,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import time
@@ -9,18 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gguf import GGML_QUANT_VERSION
-from gguf import GGUFValueType as ValueType
-
 from . import identify
-from .architectures import Architecture, Hparams, find_architecture, read_hparams
-from .checkpoint import Checkpoint
+from .checkpoint_model import Choices, Model, open_checkpoint, open_vocabulary
 from .encode import Findings, encode_tensor
 from .errors import ConvertError
-from .jsonfile import Settings, load_object
-from .plan import DTYPES, DType, Plan, count_by_type, make_plan
-from .tokenizers import load_tokenizer
-from .vocabulary import Vocabulary
+from .plan import DTYPES, DType, Plan, count_by_type
 from .writer import GgufWriter, Metadata
 
 Progress = Callable[[str, int, int], None]
@@ -49,6 +43,8 @@ def convert(
     output: str | os.PathLike[str],
     dtype: str = "q4_0",
     *,
+    lora: str | os.PathLike[str] | None = None,
+    ptuning: str | os.PathLike[str] | None = None,
     name: str | None = None,
     chat_format: str | None = None,
     rope_scaling: str = "auto",
@@ -66,8 +62,10 @@ def convert(
         input: folder of the checkpoint.
         output: GGUF file to write.
         dtype: type of the matrices: f32, f16, bf16, q8_0, q4_0, q4_1, q5_0 or q5_1. Norms and biases are f32.
+        lora: folder of a LoRA adapter (PEFT) that is added to the weights.
+        ptuning: folder of a P-Tuning v2 prefix, which the file carries along.
         name: general.name of the file; by default the checkpoint's own name.
-        chat_format: chatglm2, chatglm3, glm4 or template; by default what the files say.
+        chat_format: chatglm, chatglm2, chatglm3, glm4 or template; by default what the files say.
         rope_scaling: what `rope_ratio` of the original layout scales: "base", "position", or "auto" by model.
         vocab_only: write the tokenizer and metadata without tensors.
         threads: threads of the quantizer, up to 512; 0 for one per core.
@@ -85,42 +83,36 @@ def convert(
     except (OSError, RuntimeError, ValueError) as error:  # too long, a loop of links, a zero byte
         reason = getattr(error, "strerror", None) or error
         raise ConvertError(f"{input} -> {output}: not usable as paths: {reason}") from None
-    chosen = _check_options(dtype, chat_format, rope_scaling, threads)
-    arch, hparams, config = _read_config(folder, vocab_only)
-    vocabulary, format_name, template = load_tokenizer(folder, config, chat_format)
-    if hparams:
-        vocabulary.pad_to(hparams.vocab)
-    vocabulary.check_ids([*vocabulary.prefix_ids, *vocabulary.eos_ids], str(vocabulary.path))
-
-    model_name = name or _model_name(folder, config)
-    metadata = Metadata()
-    gguf_arch = arch.gguf_arch if arch else "chatglm"
-    _add_general(metadata, gguf_arch, model_name, chosen)
-    if arch and hparams:
-        positions = _scales_positions(arch, folder, format_name, rope_scaling)
-        _add_hparams(metadata, gguf_arch, hparams, positions)
-    _add_tokenizer(metadata, vocabulary, format_name, template)
-
-    if vocab_only:
-        plan = Plan([], [], [])
-        findings = _write(target, plan, metadata, threads, progress)
-    else:
-        assert arch and hparams
-        with Checkpoint(folder) as checkpoint:
-            plan = make_plan(arch, hparams, checkpoint, chosen)
-            findings = _write(target, plan, metadata, threads, progress)
+    choices = Choices(
+        _check_options(dtype, chat_format, rope_scaling, threads),
+        name,
+        chat_format,
+        rope_scaling,
+        None if lora is None else Path(lora),
+        None if ptuning is None else Path(ptuning),
+    )
+    with _open(folder, choices, vocab_only) as model:
+        findings = _write(target, model.plan, model.metadata, threads, progress)
     return Summary(
         path=Path(output),
-        name=model_name,
-        architecture=gguf_arch,
-        chat_format=format_name,
-        types=dict(count_by_type(plan.tensors)),
-        source_bytes=plan.source_bytes,
+        name=model.name,
+        architecture=model.architecture,
+        chat_format=model.chat_format,
+        types=dict(count_by_type(model.plan.tensors)),
+        source_bytes=model.plan.source_bytes,
         file_bytes=target.stat().st_size,
         seconds=time.perf_counter() - start,
-        skipped=plan.skipped,
-        notes=[*vocabulary.notes, *plan.notes, *findings],
+        skipped=model.plan.skipped,
+        notes=[*model.notes, *model.plan.notes, *findings],
     )
+
+
+def _open(folder: Path, choices: Choices, vocab_only: bool) -> contextlib.AbstractContextManager[Model]:
+    if vocab_only:
+        if choices.lora or choices.ptuning:
+            raise ConvertError("--lora and --ptuning change the weights, and --vocab-only leaves them out")
+        return contextlib.nullcontext(open_vocabulary(folder, choices))
+    return open_checkpoint(folder, choices)
 
 
 def _check_paths(folder: Path, output: Path) -> Path:
@@ -157,90 +149,6 @@ def _check_options(dtype: str, chat_format: str | None, rope_scaling: str, threa
     if not 0 <= threads <= MAX_THREADS:
         raise ConvertError(f"threads is {threads}, expected 0 (one per core) to {MAX_THREADS}")
     return DTYPES[dtype]
-
-
-def _read_config(folder: Path, vocab_only: bool) -> tuple[Architecture | None, Hparams | None, Settings]:
-    path = folder / "config.json"
-    if not path.is_file():
-        if vocab_only:
-            return None, None, Settings({}, path)
-        if (folder / "adapter_config.json").is_file():
-            raise ConvertError(f"{folder}: is a LoRA adapter; convert the model it was merged into")
-        raise ConvertError(f"{path}: no such file; is {folder} the folder of a checkpoint?")
-    config = Settings(load_object(path), path)
-    arch = find_architecture(config)
-    return arch, read_hparams(arch, config), config
-
-
-def _model_name(folder: Path, config: Settings) -> str:
-    return Path(config.text("_name_or_path").replace("\\", "/")).name or folder.resolve().name or "model"
-
-
-def _scales_positions(arch: Architecture, folder: Path, chat_format: str, rope_scaling: str) -> bool:
-    if rope_scaling != "auto":
-        return rope_scaling == "position"
-    # transformers' "linear" rotary scaling divides positions; the original layout needs a look at the model.
-    return arch.rope_ratio_divides_positions or identify.scales_positions(folder, chat_format)
-
-
-def _add_general(metadata: Metadata, arch: str, name: str, dtype: DType) -> None:
-    metadata.string("general.architecture", arch)
-    metadata.string("general.type", "model")
-    metadata.string("general.name", name)
-    metadata.u32("general.file_type", dtype.file_type)
-    metadata.u32("general.quantization_version", GGML_QUANT_VERSION)
-
-
-def _add_hparams(metadata: Metadata, arch: str, h: Hparams, scale_positions: bool) -> None:
-    metadata.u32(f"{arch}.block_count", h.n_layers)
-    metadata.u32(f"{arch}.context_length", h.context)
-    metadata.u32(f"{arch}.embedding_length", h.hidden)
-    metadata.u32(f"{arch}.feed_forward_length", h.ffn)
-    metadata.u32(f"{arch}.vocab_size", h.vocab)
-    metadata.u32(f"{arch}.attention.head_count", h.n_heads)
-    metadata.u32(f"{arch}.attention.head_count_kv", h.n_kv_heads)
-    metadata.u32(f"{arch}.attention.key_length", h.head_dim)
-    metadata.u32(f"{arch}.attention.value_length", h.head_dim)
-    metadata.f32(f"{arch}.attention.layer_norm_rms_epsilon", h.rms_eps)
-    metadata.u32(f"{arch}.rope.dimension_count", h.rope_dims)
-    if scale_positions:
-        metadata.f32(f"{arch}.rope.freq_base", h.rope_theta)
-        if h.rope_ratio != 1:
-            metadata.string(f"{arch}.rope.scaling.type", "linear")
-            metadata.f32(f"{arch}.rope.scaling.factor", h.rope_ratio)
-    else:
-        metadata.f32(f"{arch}.rope.freq_base", h.rope_theta * h.rope_ratio)
-
-
-def _add_tokenizer(metadata: Metadata, v: Vocabulary, chat_format: str, template: str) -> None:
-    metadata.string("tokenizer.ggml.model", v.model)
-    metadata.string("tokenizer.ggml.pre", v.pre or "default")
-    metadata.strings("tokenizer.ggml.tokens", v.tokens)
-    if v.scores is not None:
-        metadata.numbers("tokenizer.ggml.scores", v.scores, ValueType.FLOAT32)
-    metadata.numbers("tokenizer.ggml.token_type", v.types, ValueType.INT32)
-    if v.merges is not None:
-        metadata.strings("tokenizer.ggml.merges", v.merges)
-    for name, i in v.ids.items():
-        metadata.u32(f"tokenizer.ggml.{name}_token_id", i)
-    # The prefix is [gMASK] sop, which llama.cpp has no key for; its own begin-of-text would be wrong.
-    metadata.boolean("tokenizer.ggml.add_bos_token", False)
-    metadata.boolean("tokenizer.ggml.add_eos_token", False)
-    metadata.boolean("tokenizer.ggml.add_space_prefix", v.add_space_prefix)
-    if v.model == "llama":
-        metadata.boolean("tokenizer.ggml.remove_extra_whitespaces", v.remove_extra_whitespaces)
-        metadata.numbers("chatglm.tokenizer.sentencepiece", v.sentencepiece, ValueType.UINT8)
-    else:
-        metadata.boolean("chatglm.tokenizer.merge_by_rank", v.merge_by_rank)
-        metadata.boolean("chatglm.tokenizer.ignore_merges", v.ignore_merges)
-    if v.prefix_ids:
-        metadata.numbers("chatglm.tokenizer.prefix_ids", v.prefix_ids, ValueType.INT32)
-    if v.eos_ids:
-        metadata.numbers("chatglm.tokenizer.eos_ids", v.eos_ids, ValueType.INT32)
-    if chat_format:
-        metadata.string("chatglm.chat_format", chat_format)
-    if template:
-        metadata.string("tokenizer.chat_template", template)
 
 
 def _write(

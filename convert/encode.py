@@ -10,7 +10,7 @@ import numpy as np
 
 from .errors import ConvertError
 from .plan import PlannedTensor
-from .tensor import TensorRef
+from .tensor import TensorRef, to_float32
 
 # Elements converted at once. As f32 a slab takes 16 MiB: enough to keep every core busy for milliseconds,
 # little beside the smallest matrix of a 6B model.
@@ -59,9 +59,7 @@ def _encode(rows: np.ndarray, source: str, target: str, n_threads: int) -> np.nd
     if source == target:
         return rows
     if rows.ndim == 1:  # always to f32, and short
-        if source == "bf16":
-            return (rows.astype(np.uint32) << 16).view(np.float32)
-        return rows.astype(np.float32)
+        return to_float32(rows, source)
     try:
         from chatglm_cpp import _C
     except ImportError as error:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .jsonfile import Settings
 
-CHAT_FORMATS = ("chatglm2", "chatglm3", "glm4", "template")
+CHAT_FORMATS = ("chatglm", "chatglm2", "chatglm3", "glm4", "template")
 ROPE_SCALINGS = ("auto", "base", "position")
 
 MAX_SOURCE_BYTES = 1 << 20

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from gguf import GGML_QUANT_SIZES, LlamaFileType
 from gguf import GGMLQuantizationType as GgmlType
 
-from .architectures import Architecture, Hparams, Rule
+from .architecture import Architecture, Hparams, Rule
 from .checkpoint import Checkpoint
 from .errors import ConvertError
-from .tensor import FLOAT_BYTES, TensorRef
+from .ptuning import Prefix
+from .tensor import FLOAT_BYTES, TensorRef, select_rows
 from .writer import tensor_bytes
 
 
@@ -66,7 +67,9 @@ class Plan:
         return sum(tensor.nbytes for tensor in self.tensors)
 
 
-def make_plan(arch: Architecture, hparams: Hparams, checkpoint: Checkpoint, dtype: DType) -> Plan:
+def make_plan(
+    arch: Architecture, hparams: Hparams, checkpoint: Checkpoint, dtype: DType, prefix: Prefix | None = None
+) -> Plan:
     """Checks every tensor's presence, type and shape. Raises ConvertError that names file and tensor."""
     notes: list[str] = []
     conditions = {
@@ -86,7 +89,8 @@ def make_plan(arch: Architecture, hparams: Hparams, checkpoint: Checkpoint, dtyp
         for pattern, shape in rule.sources:
             name = pattern.format(i=layer)
             used.add(name)
-            sources.append(_checked(checkpoint, name, tuple(dims[d] for d in shape)))
+            ref = _checked(checkpoint, name, tuple(dims[d] for d in shape))
+            sources.append(select_rows(ref, rule.order(hparams)) if rule.order else ref)
         shape = (sum(ref.shape[0] for ref in sources), *sources[0].shape[1:])
         name = rule.target.format(i=layer)
         chosen = _type_for(shape, dtype)
@@ -98,8 +102,14 @@ def make_plan(arch: Architecture, hparams: Hparams, checkpoint: Checkpoint, dtyp
         notes.append(
             f"{narrow[0]}{more}: rows are no multiple of 32 long, stored as f16 instead of {dtype.name}"
         )
+    if prefix is not None:
+        # Small, and the beginning of every conversation: not worth quantizing.
+        kind = dtype if dtype.name == "f32" else DTYPES["f16"]
+        tensors += [PlannedTensor(name, ref.shape, kind, (ref,)) for name, ref in prefix.tensors]
     rest = sorted(name for name in checkpoint.tensors if name not in used)
     skipped = [name for name in rest if not name.endswith(arch.ignored)]
+    if prefix is not None:
+        skipped = [name for name in skipped if not name.startswith(f"{arch.prefix_tensors}.")]
     return Plan(tensors, skipped, notes)
 
 

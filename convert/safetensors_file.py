@@ -26,7 +26,8 @@ ITEM_BYTES = {
     "I16": 2, "U16": 2, "F16": 2, "BF16": 2, "I32": 4, "U32": 4, "F32": 4,
     "F64": 8, "I64": 8, "U64": 8, "C64": 8,
 }  # fmt: skip
-FLOATS = {"F32": ("f32", "<f4"), "F16": ("f16", "<f2"), "BF16": ("bf16", "<u2")}
+# What TensorRef calls them, and the elements that rows are read as.
+KNOWN_TYPES = {"F32": ("f32", "<f4"), "F16": ("f16", "<f2"), "BF16": ("bf16", "<u2"), "I8": ("i8", "<i1")}
 
 
 class SafetensorsFile:
@@ -105,7 +106,7 @@ class SafetensorsFile:
                 f"{where}: {end - begin} bytes of data do not fit the shape {shape} of {dtype}"
             )
 
-        name_of, numpy_type = FLOATS.get(dtype, (dtype, None))
+        name_of, numpy_type = KNOWN_TYPES.get(dtype, (dtype, None))
 
         def read_rows(start: int, stop: int) -> np.ndarray:
             row_bytes = math.prod(shape[1:]) * ITEM_BYTES[dtype]

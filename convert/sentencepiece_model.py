@@ -1,4 +1,4 @@
-"""SentencePiece models (tokenizer.model of ChatGLM2, ChatGLM3 and CodeGeeX2).
+"""SentencePiece models (ice_text.model of ChatGLM-6B; tokenizer.model of ChatGLM2, ChatGLM3 and CodeGeeX2).
 
 The file is a protocol buffer of which a few fields are needed, so it is read here directly.
 """
@@ -12,8 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .errors import ConvertError
-from .vocabulary import BYTE, CONTROL, NORMAL, SCORE_OF_NO_PIECE, Vocabulary
+from .jsonfile import Settings
+from .vocabulary import BYTE, CONTROL, NORMAL, SCORE_OF_NO_PIECE, UNUSED, Vocabulary
 
+# ChatGLM-6B has its special tokens among the pieces.
+CHATGLM_SPECIALS = {"gmask": "[gMASK]", "sop": "<sop>", "eop": "<eop>"}
+MAX_IMAGE_TOKENS = 1 << 20
 CHATGLM2_SPECIALS = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop")
 CHATGLM3_SPECIALS = (*CHATGLM2_SPECIALS, "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")
 
@@ -81,6 +85,56 @@ def load_sentencepiece(path: Path, data: bytes, chat_format: str) -> Vocabulary:
         vocabulary.ids["eom"] = special_id["<|observation|>"]
         vocabulary.eos_ids += [special_id["<|user|>"], special_id["<|observation|>"]]
     return vocabulary
+
+
+def load_ice_text(path: Path, data: bytes, config: Settings, tokenizer_config: Settings) -> Vocabulary:
+    """The vocabulary of a ChatGLM-6B checkpoint: ids for images, which no text uses, then the pieces."""
+    model = parse_sentencepiece(data, path)
+    piece_ids = {token: i for i, token in enumerate(model.pieces)}
+    for token in CHATGLM_SPECIALS.values():
+        if token not in piece_ids:
+            raise ConvertError(f"{path}: has no piece {token}; is this the tokenizer of ChatGLM-6B?")
+    first = _image_tokens(config, tokenizer_config, piece_ids)
+    special = {name: first + piece_ids[token] for name, token in CHATGLM_SPECIALS.items()}
+    vocabulary = Vocabulary(
+        path=path,
+        model="llama",
+        tokens=[*(f"<image_{i}>" for i in range(first)), *model.pieces],
+        types=[*[UNUSED] * first, *model.types],
+        scores=[*[SCORE_OF_NO_PIECE] * first, *model.scores],
+        sentencepiece=data,
+        add_space_prefix=model.add_dummy_prefix,
+        remove_extra_whitespaces=model.remove_extra_whitespaces,
+        num_image_tokens=first,
+        suffix_ids=[special["gmask"], special["sop"]],
+        position_ids={"gmask": special["gmask"], "sop": special["sop"]},
+        eos_ids=[special["eop"]],
+    )
+    vocabulary.ids |= {"bos": special["sop"], "eos": special["eop"]}
+    if 0 <= model.unk_id < len(model.pieces):
+        vocabulary.ids["unknown"] = first + model.unk_id
+    if "<pad>" in piece_ids:
+        vocabulary.ids["padding"] = first + piece_ids["<pad>"]
+    return vocabulary
+
+
+def _image_tokens(config: Settings, tokenizer_config: Settings, piece_ids: dict[str, int]) -> int:
+    """How many ids come before the pieces: 20000 in the first files that were published, 0 in the last.
+
+    config.json, which belongs to the weights, says it through the ids of the special tokens.
+    """
+    for key, token in (("gmask_token_id", "[gMASK]"), ("bos_token_id", "<sop>")):
+        if config.has(key):
+            number = config.number(key, int) - piece_ids[token]
+            if not 0 <= number <= MAX_IMAGE_TOKENS:
+                raise config.wrong(key, f"at least {piece_ids[token]}, where the tokenizer has {token}")
+            return number
+    if not tokenizer_config.has("num_image_tokens"):
+        return 0
+    number = tokenizer_config.number("num_image_tokens", int)
+    if not 0 <= number <= MAX_IMAGE_TOKENS:
+        raise tokenizer_config.wrong("num_image_tokens", f"a number in 0..{MAX_IMAGE_TOKENS}")
+    return number
 
 
 def _parse_piece(model: SentencePieceModel, data: bytes) -> None:

@@ -1,6 +1,16 @@
 """Chat templates (Jinja) for models whose checkpoint carries none: the same prompt as the engine's own chat
 formats, for other programs that read the file."""
 
+# A first question stands alone; with a history "[Round i]" counts the user's turns from 0.
+CHATGLM = (
+    "{% set ns = namespace(round=0) %}{% for message in messages %}"
+    "{% if messages|length == 1 %}{{ message['content'] }}"
+    "{% elif message['role'] == 'user' %}[Round {{ ns.round }}]\n问：{{ message['content'] }}\n答："
+    "{% set ns.round = ns.round + 1 %}"
+    "{% elif message['role'] == 'assistant' %}{{ message['content'] }}\n"
+    "{% endif %}{% endfor %}[gMASK]<sop>"
+)
+
 # "[Round i]" counts the user's turns from 1.
 CHATGLM2 = (
     "[gMASK]sop{% set ns = namespace(round=0) %}{% for message in messages %}"
@@ -23,4 +33,4 @@ GLM4 = (
     "{{ message['content'] }}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 
-BY_FORMAT = {"chatglm2": CHATGLM2, "chatglm3": CHATGLM3, "glm4": GLM4}
+BY_FORMAT = {"chatglm": CHATGLM, "chatglm2": CHATGLM2, "chatglm3": CHATGLM3, "glm4": GLM4}

@@ -8,9 +8,10 @@ from . import identify, templates
 from .bpe import load_tiktoken, load_tokenizer_json, looks_like_tiktoken
 from .errors import ConvertError
 from .jsonfile import Settings, load_object
-from .sentencepiece_model import load_sentencepiece
+from .sentencepiece_model import load_ice_text, load_sentencepiece
 from .vocabulary import Vocabulary
 
+ICE_TEXT = "ice_text.model"  # the tokenizer of ChatGLM-6B
 MAX_MODEL_BYTES = 64 << 20
 MAX_TEMPLATE_BYTES = 1 << 20
 
@@ -28,6 +29,9 @@ def load_tokenizer(folder: Path, config: Settings, chat_format: str | None) -> t
         vocabulary = load_tokenizer_json(path, tokenizer_config)
         if chat_format is None:
             chat_format, notes = ("template", []) if template else _format_of_roles(vocabulary)
+    elif path.name == ICE_TEXT:
+        vocabulary = load_ice_text(path, _read(path), config, tokenizer_config)
+        chat_format = chat_format or "chatglm"
     else:
         data = _read(path)
         if looks_like_tiktoken(data):
@@ -40,7 +44,10 @@ def load_tokenizer(folder: Path, config: Settings, chat_format: str | None) -> t
                 )
             vocabulary = load_sentencepiece(path, data, chat_format)
     vocabulary.notes += notes
-    known = ("chatglm2", "chatglm3") if vocabulary.model == "llama" else ("glm4", "template", "")
+    if path.name == ICE_TEXT:
+        known: tuple[str, ...] = ("chatglm",)
+    else:
+        known = ("chatglm2", "chatglm3") if vocabulary.model == "llama" else ("glm4", "template", "")
     if chat_format not in known:
         raise ConvertError(f"{path}: chat format {chat_format} does not go with this tokenizer")
     if chat_format == "template" and not template:
@@ -51,14 +58,12 @@ def load_tokenizer(folder: Path, config: Settings, chat_format: str | None) -> t
 
 def _tokenizer_file(folder: Path, config: Settings) -> Path:
     # Beside the original layout a tokenizer.json is a conversion; tokenizer.model is what was published.
-    names = ["tokenizer.json", "tokenizer.model"]
+    names = ["tokenizer.json", "tokenizer.model", ICE_TEXT]
     if config.text("model_type") == "chatglm":
         names.reverse()
     for name in names:
         if (folder / name).is_file():
             return folder / name
-    if (folder / "ice_text.model").is_file():
-        raise ConvertError(f"{folder / 'ice_text.model'}: ChatGLM-6B (the first generation) is not supported")
     raise ConvertError(f"{folder}: no tokenizer here; expected {' or '.join(names)}")
 
 

@@ -58,7 +58,7 @@ class TorchFile:
             raise ConvertError(f"{path}: is truncated or no PyTorch checkpoint ({reason})") from None
         if not isinstance(state, dict):
             raise ConvertError(f"{path}: holds a {type(state).__name__} where a table of tensors is expected")
-        names = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
+        names = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16", torch.int8: "i8"}
         self.tensors: dict[str, TensorRef] = {}
         for name, value in state.items():
             if not isinstance(name, str) or not isinstance(value, torch.Tensor):

@@ -32,9 +32,12 @@ class Vocabulary:
     sentencepiece: bytes = b""
     add_space_prefix: bool = False
     remove_extra_whitespaces: bool = False
+    num_image_tokens: int = 0  # ids in front of the pieces that stand for no text (ChatGLM-6B)
     # llama.cpp's names: bos, eos, unknown, padding, eot, eom
     ids: dict[str, int] = field(default_factory=dict)
     prefix_ids: list[int] = field(default_factory=list)
+    suffix_ids: list[int] = field(default_factory=list)
+    position_ids: dict[str, int] = field(default_factory=dict)  # ChatGLM-6B: gmask, sop
     eos_ids: list[int] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 

@@ -174,6 +174,7 @@ void bind_pipeline(py::module_& m) {
             "is_special", [](const Tokenizer& t, int32_t id) { return t.is_special(id); }, py::arg("id"))
         .def_property_readonly("vocab_size", [](const Tokenizer& t) { return t.vocab_size(); })
         .def_property_readonly("prefix_ids", [](const Tokenizer& t) { return t.prefix_ids(); })
+        .def_property_readonly("suffix_ids", [](const Tokenizer& t) { return t.suffix_ids(); })
         .def_property_readonly("eos_ids", [](const Tokenizer& t) { return t.eos_ids(); })
         .def_property_readonly("chat_format", [](const Tokenizer& t) { return t.chat_format(); });
 

@@ -53,7 +53,7 @@ struct Pipeline::Shared {
           model(file, *backend),
           cache(*backend, model.kv_layout(kv)) {
         const int vocab = model.config().vocab_size;
-        for (const auto* ids : {&tokenizer->prefix_ids(), &tokenizer->eos_ids()}) {
+        for (const auto* ids : {&tokenizer->prefix_ids(), &tokenizer->suffix_ids(), &tokenizer->eos_ids()}) {
             for (const int32_t id : *ids) {
                 if (id >= 0 && id < vocab) continue;
                 throw FormatError("'" + path + "' names the special token " + std::to_string(id) +

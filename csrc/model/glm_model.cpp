@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "chatglm/error.h"
+#include "core/half.h"
 #include "format/quantize.h"
 #include "model/load_config.h"
 #include "model/weight_loader.h"
@@ -208,8 +209,9 @@ void rope_angles(const Batch& batch, const ModelConfig& c, float* cos, float* si
     for (int i = 0; i < n_pairs; ++i) {
         const std::vector<int32_t>& positions = i < pairs_of_one ? batch.positions : batch.block_positions;
         const auto exponent = static_cast<float>(i % pairs_of_one) / static_cast<float>(pairs_of_one);
-        const auto frequency = static_cast<float>(1.0 / static_cast<double>(static_cast<float>(std::pow(
-                                                            static_cast<double>(c.rope_theta), exponent))));
+        auto frequency = static_cast<float>(1.0 / static_cast<double>(static_cast<float>(std::pow(
+                                                      static_cast<double>(c.rope_theta), exponent))));
+        if (c.rope_frequencies_f16) frequency = half_to_float(float_to_half(frequency));
         for (size_t row = 0; row < positions.size(); ++row) {
             const float position = static_cast<float>(positions[row]) * c.rope_position_scale;
             const auto angle = static_cast<double>(position * frequency);

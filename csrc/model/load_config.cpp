@@ -90,6 +90,7 @@ ModelConfig load_config(const GgufFile& file) {
         config.norm = NormKind::layer;
         config.activation = Activation::gelu;
         config.positions = PositionKind::glm_2d;
+        config.rope_frequencies_f16 = true;
         config.norm_eps = positive("attention.layer_norm_epsilon", std::nan(""));
         config.residual_scale = positive("residual_scale", std::nan(""));
         config.gmask_token_id = integer("gmask_token_id", 0, 1 << 24);

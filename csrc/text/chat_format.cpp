@@ -91,7 +91,7 @@ Ids encode_chatglm(const Tokenizer& tokenizer, const Messages& messages) {
         }
     }
     Ids ids = tokenizer.encode_plain(text);
-    append(ids, tokenizer.prefix_ids());
+    append(ids, tokenizer.suffix_ids());
     return ids;
 }
 

@@ -19,9 +19,10 @@ struct ChatOptions {
     bool add_generation_prompt = true;
 };
 
-// The formats, by Tokenizer::chat_format(). Contents never become special tokens, whatever they spell.
+// The formats, by Tokenizer::chat_format(). Contents never become special tokens, whatever they spell; but see
+// Tokenizer::encode_plain about ChatGLM-6B.
 //
-// - chatglm: the bare question; with a history "[Round 0]\n问：...\n答：...\n[Round 1]...". The prefix ids
+// - chatglm: the bare question; with a history "[Round 0]\n问：...\n答：...\n[Round 1]...". The suffix ids
 //   come last.
 // - chatglm2: "[Round 1]\n\n问：...\n\n答：...\n\n[Round 2]..."
 // - chatglm3: <|role|>, "metadata\n" and the content, each encoded on its own.

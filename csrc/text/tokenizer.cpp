@@ -193,6 +193,7 @@ std::unique_ptr<Tokenizer> Tokenizer::from_gguf(const GgufFile& file) {
     tokenizer->chat_template_ = file.get_string("tokenizer.chat_template", "");
     tokenizer->chat_format_ = chat_format;
     tokenizer->prefix_ids_ = read_ids(file, "chatglm.tokenizer.prefix_ids", vocab_size);
+    tokenizer->suffix_ids_ = read_ids(file, "chatglm.tokenizer.suffix_ids", vocab_size);
     tokenizer->eos_ids_ = read_ids(file, "chatglm.tokenizer.eos_ids", vocab_size);
     // In our own files an absent key means that there is none, for example no chat format in a base model.
     if (!file.has(kOriginal) && !file.has(kMergeByRank)) {
@@ -209,6 +210,7 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text) const {
     const std::vector<int32_t> text_ids = encode_plain(text);
     std::vector<int32_t> ids = prefix_ids_;
     ids.insert(ids.end(), text_ids.begin(), text_ids.end());
+    ids.insert(ids.end(), suffix_ids_.begin(), suffix_ids_.end());
     return ids;
 }
 

@@ -48,6 +48,7 @@ struct ModelConfig {
     // them turns by the first number of a token, the second half by the second one.
     int rope_dim = 0;
     float rope_theta = 10000.0f;       // base, rope_ratio included
+    bool rope_frequencies_f16 = false;  // ChatGLM-6B was trained with frequencies rounded to f16
     float rope_position_scale = 1.0f;  // positions are multiplied by this (ChatGLM2-6B-32k: 1 / rope_ratio)
 
     int64_t file_bytes = 0;

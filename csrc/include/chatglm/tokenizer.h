@@ -21,14 +21,17 @@ class Tokenizer {
     // Builds the tokenizer that the metadata of `file` describes. Throws FormatError.
     static std::unique_ptr<Tokenizer> from_gguf(const GgufFile& file);
 
-    // Ids of `text` taken literally: the spelling of a special token in it is ordinary text.
+    // Ids of `text` taken literally: the spelling of a special token in it is ordinary text. (ChatGLM-6B's
+    // special tokens are pieces of its SentencePiece model, which finds them in every text, as the original
+    // does.)
     virtual std::vector<int32_t> encode_plain(std::string_view text) const = 0;
 
     // Ids of `text` in which every spelling of a special token ("<|user|>") becomes that token.
     virtual std::vector<int32_t> encode_special(std::string_view text) const = 0;
 
     // What a user means by "encode": the prefix tokens that every prompt of the model starts with
-    // ([gMASK] sop where the model has them), then encode_plain(text).
+    // ([gMASK] sop where the model has them), encode_plain(text), and the suffix tokens that it ends with
+    // (the same two with ChatGLM-6B).
     std::vector<int32_t> encode(std::string_view text) const;
 
     // Text of `ids`; special tokens give nothing when `skip_special`, otherwise their spelling. Bytes that do
@@ -47,6 +50,7 @@ class Tokenizer {
     virtual bool is_special(int32_t id) const = 0;
 
     const std::vector<int32_t>& prefix_ids() const { return prefix_ids_; }
+    const std::vector<int32_t>& suffix_ids() const { return suffix_ids_; }
     // Generation ends at any of these (for example </s>, <|user|>, <|observation|>).
     const std::vector<int32_t>& eos_ids() const { return eos_ids_; }
     bool is_eos(int32_t id) const;
@@ -63,6 +67,7 @@ class Tokenizer {
 
   protected:
     std::vector<int32_t> prefix_ids_;
+    std::vector<int32_t> suffix_ids_;
     std::vector<int32_t> eos_ids_;
     std::string chat_format_;
     std::string chat_template_;  // the Jinja source from the file, may be empty

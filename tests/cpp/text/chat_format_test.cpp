@@ -36,7 +36,7 @@ const char* const kTemplate =
 
 }  // namespace
 
-TEST_CASE("chat format: ChatGLM-6B asks bare questions, counts rounds from 0, and its prefix comes last") {
+TEST_CASE("chat format: ChatGLM-6B asks bare questions, counts rounds from 0, and ends in [gMASK] <sop>") {
     CHECK(prompt("chatglm", {user("q")}) == "q[gMASK]<sop>");
     CHECK(prompt("chatglm", {user("q"), assistant("a"), user("r")}) ==
           "[Round 0]\n问：q\n答：a\n[Round 1]\n问：r\n答：[gMASK]<sop>");

@@ -16,7 +16,7 @@ class FakeTokenizer : public Tokenizer {
     explicit FakeTokenizer(std::string chat_format, std::string chat_template = "") {
         chat_format_ = std::move(chat_format);
         chat_template_ = std::move(chat_template);
-        prefix_ids_ = {id("[gMASK]"), id("<sop>")};
+        (chat_format_ == "chatglm" ? suffix_ids_ : prefix_ids_) = {id("[gMASK]"), id("<sop>")};
         eos_ids_ = {id("<|endoftext|>"), id("<|user|>"), id("<|observation|>")};
     }
 
