@@ -91,34 +91,26 @@ _GGUF_SIZES = {
 def describe_checkpoint(folder: Path, dtype: str) -> dict[str, Any]:
     """What the folder of a checkpoint would become. Reads the headers of its weights, and no weights."""
     try:
-        from ..convert.architectures import find_architecture, read_hparams
-        from ..convert.checkpoint import Checkpoint
-        from ..convert.jsonfile import Settings, load_object
+        from ..convert.checkpoint_model import Choices, open_checkpoint
         from ..convert.plan import DTYPES as CONVERT_DTYPES
-        from ..convert.plan import make_plan
-        from ..convert.tokenizers import load_tokenizer
     except ImportError as error:
         raise _C.Error(
             f"{folder}: looking into a checkpoint needs the package {error.name}; "
             "run: pip install 'chatglm-cpp[convert]'"
         ) from None
-    path = folder / "config.json"
-    if not path.is_file():
+    if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder}: is a folder without config.json, so no checkpoint.")
-    config = Settings(load_object(path), path)
-    arch = find_architecture(config)
-    hparams = read_hparams(arch, config)
-    vocabulary, chat_format, _ = load_tokenizer(folder, config, None)
-    with Checkpoint(folder) as checkpoint:
-        plan = make_plan(arch, hparams, checkpoint, CONVERT_DTYPES[dtype])
+    with open_checkpoint(folder, Choices(CONVERT_DTYPES[dtype])) as model:
+        plan, hparams, vocabulary = model.plan, model.hparams, model.vocabulary
+        assert hparams and vocabulary
     tensors = [
         {"name": t.name, "type": t.dtype.name, "shape": list(t.shape), "bytes": t.nbytes}
         for t in plan.tensors
     ]
     return {
         "path": str(folder),
-        "name": Path(config.text("_name_or_path")).name or folder.resolve().name,
-        "architecture": arch.gguf_arch,
+        "name": model.name,
+        "architecture": model.architecture,
         "converts_to": dtype,
         **_sizes(
             {
@@ -133,7 +125,7 @@ def describe_checkpoint(folder: Path, dtype: str) -> dict[str, Any]:
         ),
         "vocabulary": hparams.vocab,
         "tokenizer": vocabulary.model,
-        "chat_format": chat_format or None,
+        "chat_format": model.chat_format or None,
         **_weights(tensors),
         "source_bytes": plan.source_bytes,
         "tensors": tensors,

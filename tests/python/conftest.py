@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,9 @@ from chatglm_cpp.model_file import CACHE_VARIABLE, DEFAULT_MODEL
 FIXTURES = Path(__file__).resolve().parents[3] / "shared" / "fixtures"
 
 ConvertedFile = Callable[..., Path]
+
+# Goldens of a model with something added: the model, and the option of the converter that adds it.
+ADDITIONS = {"chatglm2-6b-ptuning-v2": ("chatglm2-6b", "ptuning"), "chatglm3-6b-lora": ("chatglm3-6b", "lora")}
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -44,32 +48,37 @@ def converted(fixtures: Path, tmp_path_factory: pytest.TempPathFactory) -> Conve
     def make(name: str, dtype: str = "f32") -> Path:
         target = folder / f"{name}-{dtype}.gguf"
         if not target.exists():
-            source = fixtures / "checkpoints" / name
+            base, option = ADDITIONS.get(name, (name, None))
+            source = fixtures / "checkpoints" / base
             if any(source.glob("*.bin")):
                 pytest.importorskip("torch", reason="PyTorch checkpoints need torch")
-            convert(source, target, dtype)
+            convert(source, target, dtype, **({option: fixtures / "checkpoints" / name} if option else {}))
         return target
 
     return make
 
 
 @pytest.fixture(scope="session")
-def vocabulary(fixtures: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def vocabulary(fixtures: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """vocabulary(name) is a GGUF file with a real tokenizer and no weights."""
     convert = pytest.importorskip(
         "chatglm_cpp.convert", reason="the converter's dependencies are not installed", exc_type=ImportError
     ).convert
     folder = tmp_path_factory.mktemp("vocabularies")
 
-    def make(name: str) -> Path:
-        target = folder / f"{name}.gguf"
+    def make(name: str, num_image_tokens: int | None = None) -> Path:
+        target = folder / f"{name}-{num_image_tokens}.gguf"
         if not target.exists():
-            source = folder / name
+            source = folder / target.stem
             source.mkdir()
-            shutil.copy(fixtures / "tokenizers" / name / "tokenizer_config.json", source)
+            config = json.loads((fixtures / "tokenizers" / name / "tokenizer_config.json").read_text())
+            if num_image_tokens is not None:
+                config["num_image_tokens"] = num_image_tokens
+            (source / "tokenizer_config.json").write_text(json.dumps(config))
             # ChatGLM3 shares ChatGLM2's file.
             shared = "chatglm2" if name == "chatglm3" else name
-            shutil.copy(fixtures / "tokenizers" / shared / "tokenizer.model", source)
+            file = "ice_text.model" if name == "chatglm" else "tokenizer.model"
+            shutil.copy(fixtures / "tokenizers" / shared / file, source)
             convert(source, target, vocab_only=True)
         return target
 

@@ -10,11 +10,15 @@ from golden import as_chat, load_json, relative_error
 
 from chatglm_cpp import GenerationConfig, Pipeline
 
+FIRST_GENERATION = "chatglm-6b"
 NAMES = [
     "chatglm2-6b",
     "chatglm2-6b-32k",
+    "chatglm2-6b-int4",
+    "chatglm2-6b-ptuning-v2",
     "chatglm3-6b",
     "chatglm3-6b-128k",
+    "chatglm3-6b-lora",
     "codegeex2-6b",
     "glm-4-9b-0414",
     "glm-4-9b-chat",
@@ -23,7 +27,8 @@ NAMES = [
 ]
 REAL_VOCABULARY = "chatglm2-real-vocab"
 LONG = ["chatglm2-6b-32k", "chatglm3-6b-128k"]
-CHATS = [name for name in NAMES if name != "codegeex2-6b"] + [REAL_VOCABULARY]
+WITHOUT_CHATS = ["codegeex2-6b", "chatglm2-6b-ptuning-v2", "chatglm3-6b-lora"]
+CHATS = [name for name in NAMES if name not in WITHOUT_CHATS] + [FIRST_GENERATION, REAL_VOCABULARY]
 
 # An exact f32 engine differs from the originals by the order of sums only.
 F32_ERROR = 1e-4
@@ -73,7 +78,40 @@ def test_greedy_tokens_and_a_second_turn_from_the_cache(golden):
     assert first in (None, int(reference["turn2_logits"][-1].argmax()))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.fixture(scope="module")
+def first_generation(fixtures, converted):
+    reference = np.load(fixtures / "checkpoints" / FIRST_GENERATION / "reference.npz")
+    return Pipeline(converted(FIRST_GENERATION), kv_dtype="f32"), reference
+
+
+def test_the_first_generation(first_generation):
+    """Its context sees all of itself, and the reply is numbered in two dimensions."""
+    pipeline, reference = first_generation
+    prompt, expected = reference["input_ids"].tolist(), reference["greedy_ids"].tolist()
+    assert relative_error(pipeline.logits(prompt), reference["logits"]) <= F32_ERROR
+    one_by_one = Pipeline(pipeline.path, kv_dtype="f32", prefill_chunk=1)
+    steps = one_by_one.logits(prompt + expected)[len(prompt) :]
+    assert relative_error(steps, reference["step_logits"]) <= F32_ERROR
+    eos = pipeline.tokenizer.eos_ids
+    assert greedy(pipeline, prompt, len(expected)) == list(takewhile(lambda i: i not in eos, expected))
+
+
+def test_the_first_generation_computes_a_second_turn_anew(first_generation):
+    pipeline, reference = first_generation
+    prompt = reference["input_ids"].tolist()
+    pipeline.generate(prompt, do_sample=False, max_new_tokens=4)
+    longer = reference["turn2_full_ids"].tolist()
+    assert relative_error(pipeline.logits(longer), reference["turn2_full_logits"]) <= F32_ERROR
+    with pipeline.generate(longer, stream=True, do_sample=False, max_new_tokens=4) as stream:
+        continued = "".join(stream)
+    assert stream.usage.cached_tokens == 0
+    afresh = Pipeline(pipeline.path, kv_dtype="f32")
+    assert continued == afresh.generate(longer, do_sample=False, max_new_tokens=4)
+    (first,) = greedy(afresh, longer, 1)
+    assert first == int(reference["turn2_full_logits"][-1].argmax())
+
+
+@pytest.mark.parametrize("name", [*NAMES, FIRST_GENERATION])
 def test_logits_of_an_f16_file_with_the_default_cache(fixtures, converted, name):
     reference = np.load(fixtures / "checkpoints" / name / "reference.npz")
     logits = Pipeline(converted(name, "f16")).logits(reference["input_ids"])
@@ -123,7 +161,7 @@ def test_chats(fixtures, converted, name):
 
 
 @pytest.mark.parametrize("dtype", ["f32", "f16", "q8_0", "q4_0", "q4_1"])
-@pytest.mark.parametrize("name", ["chatglm3-6b", "glm-4-9b-0414"])
+@pytest.mark.parametrize("name", ["chatglm-6b", "chatglm2-6b-ptuning-v2", "chatglm3-6b", "glm-4-9b-0414"])
 def test_bits_do_not_depend_on_threads_or_chunks(fixtures, converted, name, dtype):
     ids = np.load(fixtures / "checkpoints" / name / "reference.npz")["input_ids"]
     path = converted(name, dtype)

@@ -84,3 +84,34 @@ def test_a_cut_prompt_keeps_its_first_tokens(tokenizer):
     n = len(tokenizer.prefix_ids)
     cut = tokenizer.encode("The quick brown fox jumps over the lazy dog.", 6)
     assert cut == ids[:n] + ids[-(6 - n) :]
+
+
+@pytest.fixture(scope="module", params=[0, 20000])
+def first_generation(request, vocabulary, fixtures):
+    """The tokenizer of ChatGLM-6B, whose ids begin after those for images, and its golden cases."""
+    goldens = load_json(fixtures / "tokenizers" / "chatglm" / f"goldens_num_image_tokens_{request.param}.json")
+    return Tokenizer(vocabulary("chatglm", request.param)), goldens
+
+
+def test_the_first_generation_encodes(first_generation):
+    tokenizer, goldens = first_generation
+    end = [goldens["special"]["[gMASK]"], goldens["special"]["<sop>"]]
+    assert (tokenizer.prefix_ids, tokenizer.suffix_ids) == ([], end)
+    assert tokenizer.eos_ids == [goldens["special"]["<eop>"]]
+    for case in goldens["encode"]:
+        assert tokenizer.encode_plain(case["text"]) == case["ids"], repr(case["text"])
+        assert tokenizer.encode(case["text"]) == case["ids"] + end
+        assert tokenizer.decode(case["ids"]) == case["decoded"], repr(case["text"])
+
+
+def test_the_first_generation_decodes(first_generation):
+    tokenizer, goldens = first_generation
+    for case in goldens["decode"]:
+        assert tokenizer.decode(case["ids"]) == case["text"], case["ids"]
+
+
+def test_prompts_of_the_first_generation(first_generation):
+    tokenizer, goldens = first_generation
+    assert goldens["chat"]
+    for case in goldens["chat"]:
+        assert tokenizer.apply_chat_template(as_chat(case["messages"])) == case["ids"], case["messages"]

@@ -14,7 +14,7 @@ from convert_helpers import REMOTE_CONFIG, Gguf, make_remote, remote_weights
 def test_list_names_every_architecture(capsys):
     assert main(["--list"]) == 0
     out = capsys.readouterr().out
-    for name, title in supported():
+    for name, title, example in supported():
         assert f"{name} " in out and title in out
 
 
