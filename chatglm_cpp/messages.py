@@ -25,8 +25,9 @@ class DeltaMessage:
     `token_ids` are the tokens whose text became complete with this piece: a character can need several
     tokens, so a piece may hold more than one.
 
-    What a reasoning model thinks comes first, as pieces of `reasoning_content`; the pieces of the answer,
-    `content`, come after them.
+    What a reasoning model thinks comes first, as pieces of `reasoning_content` without `content`; the pieces
+    of the answer come after them. Only a token that holds the end of the one and the beginning of the other
+    makes a piece with both.
     """
 
     role: str

@@ -205,7 +205,7 @@ class Session:
             cut = stream.usage.finish_reason == "length" and not reply.content and not reply.tool_calls
             if cut and reply.reasoning_content:
                 note_printer()(
-                    "The reply ended inside its thought: raise --max_length or --max_new_tokens for an answer."
+                    "The reply ended in its thought: for an answer raise --max_length or --max_new_tokens."
                 )
         return complete
 

@@ -218,8 +218,8 @@ class Session {
             if (finish == FinishReason::kLength && !reply.reasoning_content.empty() &&
                 reply.content.empty() && reply.tool_calls.empty()) {
                 std::fprintf(stderr,
-                             "The reply ended inside its thought: raise --max_length or --max_new_tokens for "
-                             "an answer.\n");
+                             "The reply ended in its thought: for an answer raise --max_length or "
+                             "--max_new_tokens.\n");
             }
         }
         return complete;
