@@ -41,7 +41,14 @@ class ChatMessage:
     role: str
     content: str
     tool_calls: list[ToolCallMessage]
-    def __init__(self, role: str, content: str, tool_calls: Sequence[ToolCallMessage] = ...) -> None: ...
+    reasoning_content: str
+    def __init__(
+        self,
+        role: str,
+        content: str,
+        tool_calls: Sequence[ToolCallMessage] = ...,
+        reasoning_content: str = "",
+    ) -> None: ...
 
 class GenerationConfig:
     max_length: int
@@ -129,6 +136,8 @@ class TextStreamer:
     def __init__(self, tokenizer: Tokenizer, plain: bool = False) -> None: ...
     def put(self, id: int) -> str: ...
     def finish(self) -> str: ...
+    @property
+    def reasoning(self) -> str: ...
 
 class Generation:
     def step(self) -> int | None: ...

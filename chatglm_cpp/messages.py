@@ -13,7 +13,7 @@ from ._C import ChatMessage, CodeMessage, FunctionMessage, InvalidArgument, Tool
 MessageLike = ChatMessage | Mapping[str, Any]
 Conversation = Sequence[MessageLike] | Sequence[str]
 
-_MESSAGE_KEYS = {"role", "content", "tool_calls"}
+_MESSAGE_KEYS = {"role", "content", "tool_calls", "reasoning_content"}
 # An OpenAI client sends an `id` with each call; the models have no use for it.
 _TOOL_CALL_KEYS = {"id", "type", "function", "code"}
 
@@ -24,11 +24,16 @@ class DeltaMessage:
 
     `token_ids` are the tokens whose text became complete with this piece: a character can need several
     tokens, so a piece may hold more than one.
+
+    What a reasoning model thinks comes first, as pieces of `reasoning_content` without `content`; the pieces
+    of the answer come after them. Only a token that holds the end of the one and the beginning of the other
+    makes a piece with both.
     """
 
     role: str
     content: str
     token_ids: list[int] = field(default_factory=list)
+    reasoning_content: str = ""
 
 
 def to_messages(conversation: Conversation) -> list[ChatMessage]:
@@ -68,16 +73,18 @@ def _to_message(item: object, where: str) -> ChatMessage:
     if isinstance(calls, (str, bytes, Mapping)) or not isinstance(calls, Iterable):
         raise TypeError(f"{where}.tool_calls is a {type(calls).__name__}; give a list of calls.")
     calls = list(calls)
-    # A message that only calls tools has no content in the OpenAI format.
+    thought = item.get("reasoning_content")
+    # A message that only calls tools, or whose thought was cut, has no content in the OpenAI format.
     content = item.get("content")
     if content is None:
-        if not calls:
+        if not calls and not thought:
             raise InvalidArgument(f'{where} has no "content".')
         content = ""
     return ChatMessage(
         role=check_text(item["role"], f"{where}.role"),
         content=check_text(content, f"{where}.content"),
         tool_calls=[_to_tool_call(call, f"{where}.tool_calls[{i}]") for i, call in enumerate(calls)],
+        reasoning_content="" if thought is None else check_text(thought, f"{where}.reasoning_content"),
     )
 
 

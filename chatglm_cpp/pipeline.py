@@ -140,8 +140,8 @@ class Pipeline:
                 print(delta.content, end="", flush=True)
 
         Args:
-            messages: ChatMessage objects or dicts with "role", "content" and perhaps "tool_calls"; or plain
-                texts of user and assistant in turn.
+            messages: ChatMessage objects or dicts with "role", "content" and perhaps "tool_calls" and
+                "reasoning_content"; or plain texts of user and assistant in turn.
             max_length: most tokens of prompt and reply together; the model's own context bounds it too.
             max_new_tokens: most tokens of the reply, -1 for no limit of its own.
             max_context_length: keep only so many tokens of a longer prompt, its last ones; -1 makes a prompt
@@ -156,8 +156,9 @@ class Pipeline:
             num_threads: accepted for programs of earlier versions; threads are set when the pipeline is made.
 
         Returns:
-            The reply, with the calls of tools that it asks for in `tool_calls`; or, with stream=True, an
-            iterator of its pieces: its `usage` counts tokens, and closing or dropping it stops the work.
+            The reply, with the calls of tools that it asks for in `tool_calls`, and what a reasoning model
+            thought before its answer in `reasoning_content`; or, with stream=True, an iterator of its pieces:
+            its `usage` counts tokens, and closing or dropping it stops the work.
 
         Raises:
             ContextLengthError: the prompt leaves no room for a reply.
@@ -241,7 +242,7 @@ class Pipeline:
         return self._engine.logits(ids)
 
     def merge_streaming_messages(self, chunks: Iterable[DeltaMessage]) -> ChatMessage:
-        """The whole message of a streamed reply, its tool calls parsed, from all of its pieces."""
+        """The whole message of a streamed reply, its thought and tool calls apart, from all of its pieces."""
         return self.tokenizer.decode_message([i for chunk in chunks for i in chunk.token_ids])
 
     def _ignore_num_threads(self, num_threads: int) -> None:
@@ -256,9 +257,9 @@ class Pipeline:
         return f"Pipeline({self._path!r}, kv_dtype={self.kv_dtype!r}, n_threads={self.n_threads})"
 
 
-def _delta(content: str, token_ids: list[int]) -> DeltaMessage:
-    return DeltaMessage(ChatMessage.ROLE_ASSISTANT, content, token_ids)
+def _delta(content: str, token_ids: list[int], reasoning_content: str) -> DeltaMessage:
+    return DeltaMessage(ChatMessage.ROLE_ASSISTANT, content, token_ids, reasoning_content)
 
 
-def _text(content: str, _: list[int]) -> str:
+def _text(content: str, token_ids: list[int], reasoning_content: str) -> str:
     return content

@@ -39,7 +39,7 @@ class Stream(Generic[T], Iterator[T]):
     """
 
     def __init__(
-        self, generation: _C.Generation, text: _C.TextStreamer, make_piece: Callable[[str, list[int]], T]
+        self, generation: _C.Generation, text: _C.TextStreamer, make_piece: Callable[[str, list[int], str], T]
     ) -> None:
         self._generation: _C.Generation | None = generation
         self._clock = [0.0, 0.0]  # until the first token, in all
@@ -100,7 +100,7 @@ class Stream(Generic[T], Iterator[T]):
 def _pieces(
     generation: _C.Generation,
     text: _C.TextStreamer,
-    make_piece: Callable[[str, list[int]], T],
+    make_piece: Callable[[str, list[int], str], T],
     clock: list[float],
 ) -> Generator[T, None, None]:
     pending: list[int] = []
@@ -115,9 +115,9 @@ def _pieces(
             continue
         pending.append(token)
         content = text.put(token)
-        if content:
-            yield make_piece(content, pending)
+        if content or text.reasoning:
+            yield make_piece(content, pending, text.reasoning)
             pending = []
     content = text.finish()
-    if content or pending:
-        yield make_piece(content, pending)
+    if content or text.reasoning or pending:
+        yield make_piece(content, pending, text.reasoning)

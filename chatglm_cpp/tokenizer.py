@@ -56,7 +56,8 @@ class Tokenizer:
         return self._cut(self._engine.apply_chat_template(to_messages(messages)), max_length)
 
     def decode_message(self, ids: Iterable[int]) -> ChatMessage:
-        """The assistant's message in the ids of a reply, its tool calls parsed."""
+        """The assistant's message in the ids of a reply: the thought of a reasoning model apart from its
+        answer, tool calls parsed."""
         return self._engine.decode_message(to_token_ids(ids, self.vocab_size))
 
     def token_bytes(self, token_id: int, skip_special_tokens: bool = True) -> bytes:

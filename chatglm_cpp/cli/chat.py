@@ -12,7 +12,16 @@ from ..messages import check_text
 from ..pipeline import Pipeline
 from ..stream import Stream, Usage
 from .options import add_model_options, load
-from .terminal import format_count, is_terminal, line_reader, note_printer, printable, read_stdin, read_text
+from .terminal import (
+    ReplyPrinter,
+    format_count,
+    is_terminal,
+    line_reader,
+    note_printer,
+    printable,
+    read_stdin,
+    read_text,
+)
 
 EXIT_INTERRUPTED = 130
 LEAVE = ("stop", "exit", "quit")
@@ -188,25 +197,32 @@ class Session:
         role = ChatMessage.ROLE_OBSERVATION if self._tool_call() else ChatMessage.ROLE_USER
         asked = [*self._messages, ChatMessage(role=role, content=check_text(prompt, "the prompt"))]
         deltas: list[Any] = []
-        complete = self._print(self._pipeline.chat(asked, stream=True, **self._options), deltas)
+        stream = self._pipeline.chat(asked, stream=True, **self._options)
+        complete = self._print(stream, deltas)
         if complete or deltas:
-            self._messages = [*asked, self._pipeline.merge_streaming_messages(deltas)]
+            reply = self._pipeline.merge_streaming_messages(deltas)
+            self._messages = [*asked, reply]
+            cut = stream.usage.finish_reason == "length" and not reply.content and not reply.tool_calls
+            if cut and reply.reasoning_content:
+                note_printer()(
+                    "The reply ended in its thought: for an answer raise --max_length or --max_new_tokens."
+                )
         return complete
 
     def _print(self, stream: Stream[Any], pieces: list[Any]) -> bool:
         complete = True
-        texts = []
+        printer = ReplyPrinter(self._sync)
         with stream:
             try:
                 for piece in stream:
                     pieces.append(piece)
-                    text = piece if isinstance(piece, str) else piece.content
-                    texts.append(text)
-                    if not self._sync:
-                        print(text, end="", flush=True)
+                    if isinstance(piece, str):
+                        printer.put(piece)
+                    else:
+                        printer.put(piece.content, piece.reasoning_content)
             except KeyboardInterrupt:
                 complete = False
-        print("".join(texts) if self._sync else "", flush=True)
+        printer.finish()
         if self._verbose:
             _print_usage(stream.usage)
         return complete

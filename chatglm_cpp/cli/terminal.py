@@ -73,13 +73,54 @@ def line_reader() -> Callable[[str], str]:
 
 def note_printer() -> Callable[[str], None]:
     """Prints what the program itself says, apart from replies: dimmed where rich is installed."""
-    if is_terminal(sys.stdout):
-        with contextlib.suppress(ImportError):
-            from rich.console import Console
+    dim = _dim_printer("\n") if is_terminal(sys.stdout) else None
+    return dim or (lambda text: print(text, file=sys.stderr))
 
-            console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
-            return lambda text: console.print(text, style="dim")
-    return lambda text: print(text, file=sys.stderr)
+
+class ReplyPrinter:
+    """Prints a reply as it comes, or with `sync` when it is complete.
+
+    On a terminal the thought of a reasoning model is shown first: dimmed where rich is installed, and with a
+    blank line before the answer. Elsewhere the answer stands alone.
+    """
+
+    def __init__(self, sync: bool) -> None:
+        self._shows_thought = is_terminal(sys.stdout)
+        self._print_thought = (_dim_printer("") if self._shows_thought else None) or _print_now
+        self._held: list[tuple[str, str]] | None = [] if sync else None
+        self._after_thought = False
+
+    def put(self, content: str, reasoning_content: str = "") -> None:
+        if self._held is None:
+            self._print(content, reasoning_content)
+        else:
+            self._held.append((content, reasoning_content))
+
+    def finish(self) -> None:
+        for piece in self._held or ():
+            self._print(*piece)
+        print(flush=True)
+
+    def _print(self, content: str, reasoning_content: str) -> None:
+        if reasoning_content and self._shows_thought:
+            self._print_thought(reasoning_content)
+            self._after_thought = True
+        if content:
+            _print_now("\n\n" + content if self._after_thought else content)
+            self._after_thought = False
+
+
+def _print_now(text: str) -> None:
+    print(text, end="", flush=True)
+
+
+def _dim_printer(end: str) -> Callable[[str], None] | None:
+    with contextlib.suppress(ImportError):
+        from rich.console import Console
+
+        console = Console()
+        return lambda text: console.out(text, style="dim", highlight=False, end=end)
+    return None
 
 
 def printable(text: str) -> str:

@@ -51,15 +51,20 @@ void bind_messages(py::module_& m) {
 
     py::class_<ChatMessage> message(m, "ChatMessage", "One message of a conversation.");
     message
-        .def(py::init<std::string, std::string, std::vector<ToolCallMessage>>(), py::arg("role"),
-             py::arg("content"), py::arg("tool_calls") = std::vector<ToolCallMessage>{})
+        .def(py::init<std::string, std::string, std::vector<ToolCallMessage>, std::string>(), py::arg("role"),
+             py::arg("content"), py::arg("tool_calls") = std::vector<ToolCallMessage>{},
+             py::arg("reasoning_content") = "")
         .def_readwrite("role", &ChatMessage::role)
         .def_readwrite("content", &ChatMessage::content)
         .def_readwrite("tool_calls", &ChatMessage::tool_calls)
+        .def_readwrite("reasoning_content", &ChatMessage::reasoning_content)
         .def(py::self == py::self)
         .def("__repr__", [](const ChatMessage& x) {
-            return py::str("ChatMessage(role={!r}, content={!r}, tool_calls={!r})")
-                .format(x.role, x.content, x.tool_calls);
+            const py::str thought = x.reasoning_content.empty()
+                                        ? py::str("")
+                                        : py::str(", reasoning_content={!r}").format(x.reasoning_content);
+            return py::str("ChatMessage(role={!r}, content={!r}, tool_calls={!r}{})")
+                .format(x.role, x.content, x.tool_calls, thought);
         });
     message.attr("ROLE_SYSTEM") = ChatMessage::kRoleSystem;
     message.attr("ROLE_USER") = ChatMessage::kRoleUser;

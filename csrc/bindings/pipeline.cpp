@@ -199,7 +199,9 @@ void bind_pipeline(py::module_& m) {
              }),
              py::arg("tokenizer"), py::arg("plain") = false, py::keep_alive<1, 2>())
         .def("put", &TextStreamer::put, py::arg("id"))
-        .def("finish", &TextStreamer::finish);
+        .def("finish", &TextStreamer::finish)
+        .def_property_readonly("reasoning", &TextStreamer::reasoning,
+                               "The piece of the thought that became known with the last put or finish.");
 
     py::class_<Generation>(m, "Generation", "A reply being generated.")
         .def(

@@ -307,12 +307,19 @@ std::unique_ptr<Generation> Pipeline::start(std::vector<int32_t> prompt, const G
 
 namespace {
 
-// Runs a generation to its end, handing pieces of its text to `on_text`; returns the reply's ids.
+// Runs a generation to its end, handing pieces of its text to `on_text`, and of its thought to
+// `on_reasoning`; returns the reply's ids.
 std::vector<int32_t> run(Generation& generation, TextStreamer& streamer,
-                         const Pipeline::TextCallback& on_text) {
+                         const Pipeline::TextCallback& on_text,
+                         const Pipeline::TextCallback& on_reasoning = nullptr) {
     std::vector<int32_t> ids;
     int32_t token = 0;
-    const auto emit = [&](const std::string& text) { return text.empty() || !on_text || on_text(text); };
+    const auto give = [](const std::string& text, const Pipeline::TextCallback& to) {
+        return text.empty() || !to || to(text);
+    };
+    const auto emit = [&](const std::string& text) {
+        return give(streamer.reasoning(), on_reasoning) && give(text, on_text);
+    };
     while (!generation.done()) {
         if (!generation.step(token)) continue;
         ids.push_back(token);
@@ -325,10 +332,10 @@ std::vector<int32_t> run(Generation& generation, TextStreamer& streamer,
 }  // namespace
 
 ChatMessage Pipeline::chat(const std::vector<ChatMessage>& messages, const GenerationConfig& config,
-                           const TextCallback& on_text) {
+                           const TextCallback& on_text, const TextCallback& on_reasoning) {
     const auto generation = start(tokenizer().apply_chat_template(messages), config);
     TextStreamer streamer(tokenizer());
-    return tokenizer().decode_message(run(*generation, streamer, on_text));
+    return tokenizer().decode_message(run(*generation, streamer, on_text, on_reasoning));
 }
 
 std::string Pipeline::generate(std::string_view prompt, const GenerationConfig& config,

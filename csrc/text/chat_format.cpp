@@ -7,6 +7,7 @@
 #include "text/jinja.h"
 #include "text/json.h"
 #include "text/special_guard.h"
+#include "text/thought_filter.h"
 #include "text/tool_prompt.h"
 
 namespace chatglm {
@@ -37,9 +38,11 @@ void check_messages(const Messages& messages, const ChatOptions& options) {
             throw InvalidArgument("The role of " + place(i) + " is \"" + messages[i].role +
                                   "\"; the roles are system, user, assistant and observation.");
         }
-        if (!messages[i].tool_calls.empty() && !is_assistant(messages[i])) {
+        if (is_assistant(messages[i])) continue;
+        if (!messages[i].tool_calls.empty())
             throw InvalidArgument(place(i) + " has tool calls, but only the assistant calls tools.");
-        }
+        if (!messages[i].reasoning_content.empty())
+            throw InvalidArgument(place(i) + " has reasoning_content, but only the assistant thinks.");
     }
     const std::string& last = messages.back().role;
     if (options.add_generation_prompt && last != ChatMessage::kRoleUser &&
@@ -110,7 +113,7 @@ Ids encode_chatglm2(const Tokenizer& tokenizer, const Messages& messages) {
 
 // One message as ChatGLM3 and GLM-4 see it. An answer with tool calls is several of them.
 struct Turn {
-    std::string role, metadata, content;
+    std::string role, metadata, content, reasoning_content = {};
 };
 
 // A reply that is kept as the model wrote it has its metadata on the first line.
@@ -129,6 +132,7 @@ std::vector<Turn> split_turns(const Messages& messages, ToolStyle style) {
             turns.push_back({message.role, "", message.content});
             continue;
         }
+        const size_t first = turns.size();
         if (message.tool_calls.empty()) turns.push_back(assistant_turn(message.content));
         if (!message.tool_calls.empty() && !message.content.empty())
             turns.push_back({message.role, "", message.content});
@@ -136,6 +140,7 @@ std::vector<Turn> split_turns(const Messages& messages, ToolStyle style) {
             WrittenToolCall written = write_tool_call(call, style);
             turns.push_back({message.role, std::move(written.name), std::move(written.content)});
         }
+        turns[first].reasoning_content = message.reasoning_content;
     }
     return turns;
 }
@@ -170,13 +175,21 @@ bool mentions(const std::string& source, std::string_view word) {
     return source.find(word) != std::string::npos;
 }
 
+bool mentions_quoted(const std::string& source, const std::string& word) {
+    return mentions(source, "'" + word + "'") || mentions(source, '"' + word + '"');
+}
+
 // Templates of the GLM kind take a tool's name as `metadata` and its output as an "observation"; the others
-// take `tool_calls` and the role "tool".
+// take `tool_calls` and the role "tool". What the assistant thought goes to templates that ask for it.
 Json template_messages(const Messages& messages, const std::string& source, const SpecialGuard& guard) {
     const auto text = [&](const std::string& content) { return Json(guard.protect(content)); };
     const bool is_glm = mentions(source, "metadata");
-    const bool has_tool_role = mentions(source, "'tool'") || mentions(source, "\"tool\"");
-    const bool has_observations = is_glm || mentions(source, "observation") || !has_tool_role;
+    const bool has_observations =
+        is_glm || mentions_quoted(source, "observation") || !mentions_quoted(source, "tool");
+    const auto add_thought = [&](Json::Object& message, const std::string& thought) {
+        if (!thought.empty() && mentions(source, "reasoning_content"))
+            message.emplace_back("reasoning_content", text(thought));
+    };
     const auto role = [&](const std::string& name) {
         return Json(name == ChatMessage::kRoleObservation && !has_observations ? "tool" : name);
     };
@@ -185,12 +198,14 @@ Json template_messages(const Messages& messages, const std::string& source, cons
         for (const Turn& turn : split_turns(messages, ToolStyle::glm4)) {
             Json::Object message{{"role", role(turn.role)}, {"content", text(turn.content)}};
             if (!turn.metadata.empty()) message.emplace_back("metadata", text(turn.metadata));
+            add_thought(message, turn.reasoning_content);
             out.emplace_back(std::move(message));
         }
         return out;
     }
     for (const ChatMessage& message : messages) {
         Json::Object entry{{"role", role(message.role)}, {"content", text(message.content)}};
+        add_thought(entry, message.reasoning_content);
         Json::Array calls;
         for (const ToolCallMessage& call : message.tool_calls) {
             const WrittenToolCall written = write_tool_call(call, ToolStyle::glm4);
@@ -212,7 +227,7 @@ std::vector<std::string_view> texts_of(const Messages& messages, const std::stri
                                        const ChatOptions& options) {
     std::vector<std::string_view> texts{source, options.tools};
     for (const ChatMessage& message : messages) {
-        texts.push_back(message.content);
+        texts.insert(texts.end(), {message.content, message.reasoning_content});
         for (const ToolCallMessage& call : message.tool_calls) {
             texts.insert(texts.end(), {call.function.name, call.function.arguments, call.code.input});
         }
@@ -285,6 +300,25 @@ ToolStyle ChatFormat::tool_style(const Tokenizer& tokenizer) {
     if (format == "glm4" || (format == "template" && mentions(tokenizer.chat_template_, "metadata")))
         return ToolStyle::glm4;
     return ToolStyle::none;
+}
+
+Thinking ChatFormat::thinking(const Tokenizer& tokenizer) {
+    const std::string& source = tokenizer.chat_template_;
+    if (tokenizer.chat_format() == "template" && mentions(source, kThoughtBegin)) {
+        try {
+            const std::string prompt = render(tokenizer, {{ChatMessage::kRoleUser, "?"}});
+            const size_t end = prompt.find_last_not_of(" \t\r\n") + 1;
+            if (prompt.substr(0, end).ends_with(kThoughtBegin)) return Thinking::by_prompt;
+        } catch (const Error&) {
+            // The user learns of it with the first chat; everything else works without a template.
+        }
+    }
+    const auto is_mark = [&](std::string_view spelling) {
+        const int32_t id = tokenizer.token_id(spelling);
+        return id >= 0 && tokenizer.is_special(id);
+    };
+    const bool thinks = mentions(source, kThoughtEnd) || (is_mark(kThoughtBegin) && is_mark(kThoughtEnd));
+    return thinks ? Thinking::by_model : Thinking::none;
 }
 
 Ids Tokenizer::apply_chat_template(const Messages& messages) const {

@@ -45,6 +45,10 @@ class ChatFormat {
     // How replies of this model call tools.
     static ToolStyle tool_style(const Tokenizer& tokenizer);
 
+    // How replies of this model begin a thought: told from the end of a prompt, from what the template says
+    // about answers, and from the special tokens. Renders the template; one that does not work says nothing.
+    static Thinking thinking(const Tokenizer& tokenizer);
+
   private:
     static std::vector<int32_t> encode_template(const Tokenizer& tokenizer,
                                                 const std::vector<ChatMessage>& messages,

@@ -1,6 +1,5 @@
 #include "text/chat_reply.h"
 
-#include <algorithm>
 #include <utility>
 
 #include "text/chat_format.h"
@@ -74,12 +73,9 @@ std::string ReplaceFilter::put(std::string_view text) {
         held_.erase(0, at + from_.size());
     }
     // Only what can be the beginning of another placeholder stays back.
-    size_t kept = std::min(held_.size(), from_.size() - 1);
-    while (kept > 0 &&
-           !std::string_view(from_).starts_with(std::string_view(held_).substr(held_.size() - kept)))
-        --kept;
-    out.append(held_, 0, held_.size() - kept);
-    held_.erase(0, held_.size() - kept);
+    const size_t sure = held_.size() - begun_mark(held_, from_);
+    out.append(held_, 0, sure);
+    held_.erase(0, sure);
     return out;
 }
 
@@ -119,13 +115,18 @@ ReplyReader::ReplyReader(const Tokenizer& tokenizer)
     : tokenizer_(tokenizer),
       tool_style_(ChatFormat::tool_style(tokenizer)),
       assistant_id_(special_id(tokenizer, "<|assistant|>")),
+      think_begin_id_(special_id(tokenizer, kThoughtBegin)),
+      think_end_id_(special_id(tokenizer, kThoughtEnd)),
       replaces_placeholder_(tokenizer.chat_format() != "template"),
       widens_punctuation_(tokenizer.chat_format() == "chatglm"),
       utf8_(replace_unit(tokenizer)),
+      thought_(tokenizer.thinking()),
       placeholder_(kPlaceholder, kTrainingDate) {}
 
 std::string ReplyReader::put(int32_t id) {
-    const std::string bytes = tokenizer_.token_bytes(id);  // also refuses ids that do not exist
+    reasoning_.clear();
+    const bool is_mark = thought_.expects_mark() && (id == think_begin_id_ || id == think_end_id_);
+    const std::string bytes = tokenizer_.token_bytes(id, !is_mark);  // also refuses ids that do not exist
     if (done_) return {};
     if (tokenizer_.is_eos(id)) {
         done_ = true;
@@ -139,6 +140,7 @@ std::string ReplyReader::put(int32_t id) {
 }
 
 std::string ReplyReader::finish() {
+    reasoning_.clear();
     std::string text = done_ ? std::string() : end_part();
     done_ = true;
     std::string rest = replaces_placeholder_ ? placeholder_.finish() : std::string();
@@ -147,6 +149,16 @@ std::string ReplyReader::finish() {
 }
 
 std::string ReplyReader::read(std::string_view text) {
+    return thought_.ended() ? read_answer(text) : read_answer(answer_of(thought_.put(text)));
+}
+
+// What is left when the thought is taken out.
+std::string ReplyReader::answer_of(ThoughtFilter::Parts parts) {
+    reasoning_ += strip_thought_.put(parts.thought);
+    return std::move(parts.answer);
+}
+
+std::string ReplyReader::read_answer(std::string_view text) {
     if (!undecided_) return clean(text);
     part_ += text;
     if (may_be_tool_call(part_, tool_style_)) return {};
@@ -155,7 +167,11 @@ std::string ReplyReader::read(std::string_view text) {
 }
 
 std::string ReplyReader::end_part() {
-    const std::string rest = utf8_.finish();
+    std::string rest = utf8_.finish();
+    if (!thought_.ended()) {
+        rest = answer_of(thought_.put(rest));
+        rest += answer_of(thought_.finish());
+    }
     if (!undecided_) return clean(rest);
     undecided_ = false;
     const std::string part = std::exchange(part_, {}) + rest;
@@ -177,8 +193,12 @@ ChatMessage Tokenizer::decode_message(const std::vector<int32_t>& ids) const {
     ReplyReader reader(*this);
     ChatMessage message;
     message.role = ChatMessage::kRoleAssistant;
-    for (const int32_t id : ids) message.content += reader.put(id);
+    for (const int32_t id : ids) {
+        message.content += reader.put(id);
+        message.reasoning_content += reader.reasoning();
+    }
     message.content += reader.finish();
+    message.reasoning_content += reader.reasoning();
     message.tool_calls = reader.tool_calls();
     return message;
 }

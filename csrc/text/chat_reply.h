@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "chatglm/tokenizer.h"
+#include "text/thought_filter.h"
 #include "text/tool_call.h"
 #include "text/utf8_stream.h"
 
@@ -55,22 +56,30 @@ class PunctuationFilter {
 class ReplyReader {
   public:
     explicit ReplyReader(const Tokenizer& tokenizer);
-    // Text that can be shown. Nothing comes after an id that ends the reply.
+    // Text of the answer that can be shown. Nothing comes after an id that ends the reply.
     std::string put(int32_t id);
     std::string finish();
+    // Text of the thought that became known with the last put or finish; it stands before theirs.
+    const std::string& reasoning() const { return reasoning_; }
     const std::vector<ToolCallMessage>& tool_calls() const { return tool_calls_; }
 
   private:
     std::string read(std::string_view text);
+    std::string read_answer(std::string_view text);
     std::string end_part();
+    std::string answer_of(ThoughtFilter::Parts parts);
     std::string clean(std::string_view text);
 
     const Tokenizer& tokenizer_;
     ToolStyle tool_style_;
-    int32_t assistant_id_;  // begins a further part; -1: the model has none
+    int32_t assistant_id_;                   // begins a further part; -1: the model has none
+    int32_t think_begin_id_, think_end_id_;  // -1: the marks of a thought are no special tokens
     bool replaces_placeholder_, widens_punctuation_;
     bool done_ = false;
     Utf8Stream utf8_;
+    ThoughtFilter thought_;
+    StripFilter strip_thought_;
+    std::string reasoning_;
     bool undecided_ = true;  // the part may still be a call of a tool, and is held back in `part_`
     std::string part_;
     StripFilter strip_;

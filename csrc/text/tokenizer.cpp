@@ -8,6 +8,7 @@
 #include "chatglm/error.h"
 #include "format/gguf.h"
 #include "text/byte_level_bpe.h"
+#include "text/chat_format.h"
 #include "text/sentencepiece.h"
 #include "text/utf8.h"
 
@@ -203,6 +204,7 @@ std::unique_ptr<Tokenizer> Tokenizer::from_gguf(const GgufFile& file) {
         if (tokenizer->prefix_ids_.empty()) tokenizer->prefix_ids_ = guess_prefix_ids(*tokenizer);
         if (tokenizer->eos_ids_.empty()) tokenizer->eos_ids_ = guess_eos_ids(file, *tokenizer);
     }
+    tokenizer->thinking_ = ChatFormat::thinking(*tokenizer);
     return tokenizer;
 }
 

@@ -79,6 +79,10 @@ std::string TextStreamer::finish() {
     return state_->mode == kPlain ? state_->utf8.finish() : state_->reader.finish();
 }
 
+const std::string& TextStreamer::reasoning() const {
+    return state_->reader.reasoning();
+}
+
 const std::vector<ToolCallMessage>& TextStreamer::tool_calls() const {
     return state_->reader.tool_calls();
 }

@@ -31,7 +31,7 @@ class Utf8Stream {
 class TextStreamer {
   public:
     enum Mode {
-        kReply,  // the joined pieces are Tokenizer::decode_message(ids).content
+        kReply,  // the joined pieces are Tokenizer::decode_message(ids).content, and .reasoning_content
         kPlain,  // the joined pieces are Tokenizer::decode(ids)
     };
     // The tokenizer must outlive the streamer.
@@ -45,6 +45,9 @@ class TextStreamer {
     std::string put(int32_t id);
     // To be called once, after the last id.
     std::string finish();
+    // The piece of the thought that became known with the last put or finish; it stands before the piece of
+    // the answer that they returned.
+    const std::string& reasoning() const;
     // The calls of tools in a reply, complete after finish().
     const std::vector<ToolCallMessage>& tool_calls() const;
 

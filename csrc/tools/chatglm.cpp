@@ -145,6 +145,38 @@ void flush_output() {
     if (!std::cout) throw Error("Standard output cannot be written: it is closed, or its disk is full.");
 }
 
+// Prints a reply as it comes, or with `sync` when it is complete. A terminal shows the thought too, dimmed
+// and with a blank line behind it; elsewhere the answer stands alone.
+class ReplyPrinter {
+  public:
+    explicit ReplyPrinter(bool sync) : sync_(sync) {}
+
+    void put(const std::string& thought, const std::string& answer) {
+        std::string text;
+        if (!thought.empty() && shows_thought_) {
+            text = has_styles_ ? console::dimmed(thought) : thought;
+            after_thought_ = true;
+        }
+        if (!answer.empty()) text += (std::exchange(after_thought_, false) ? "\n\n" : "") + answer;
+        if (sync_) {
+            held_ += text;
+        } else {
+            std::cout << text;
+            flush_output();
+        }
+    }
+    void finish() {
+        std::cout << held_ << "\n";
+        flush_output();
+    }
+
+  private:
+    bool sync_;
+    bool shows_thought_ = console::is_terminal(stdout), has_styles_ = console::has_styles();
+    bool after_thought_ = false;
+    std::string held_;
+};
+
 double seconds_since(std::chrono::steady_clock::time_point start) {
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
@@ -170,16 +202,25 @@ class Session {
     bool answer(const std::string& prompt) {
         if (s_.mode == "generate") {
             std::vector<int32_t> ids;
-            return print(pipeline_->tokenizer().encode(prompt), TextStreamer::kPlain, ids);
+            return print(pipeline_->tokenizer().encode(prompt), TextStreamer::kPlain, ids) !=
+                   FinishReason::kNone;
         }
         auto asked = messages_;
         asked.push_back({calls_tool() ? ChatMessage::kRoleObservation : ChatMessage::kRoleUser, prompt, {}});
         std::vector<int32_t> ids;
-        const bool complete =
+        const FinishReason finish =
             print(pipeline_->tokenizer().apply_chat_template(asked), TextStreamer::kReply, ids);
+        const bool complete = finish != FinishReason::kNone;
         if (complete || !ids.empty()) {
             messages_ = std::move(asked);
             messages_.push_back(pipeline_->tokenizer().decode_message(ids));
+            const ChatMessage& reply = messages_.back();
+            if (finish == FinishReason::kLength && !reply.reasoning_content.empty() &&
+                reply.content.empty() && reply.tool_calls.empty()) {
+                std::fprintf(stderr,
+                             "The reply ended in its thought: for an answer raise --max_length or "
+                             "--max_new_tokens.\n");
+            }
         }
         return complete;
     }
@@ -219,19 +260,12 @@ class Session {
   private:
     bool calls_tool() const { return !messages_.empty() && !messages_.back().tool_calls.empty(); }
 
-    bool print(std::vector<int32_t> prompt, TextStreamer::Mode mode, std::vector<int32_t>& ids) {
+    // kNone when Ctrl-C stopped the reply.
+    FinishReason print(std::vector<int32_t> prompt, TextStreamer::Mode mode, std::vector<int32_t>& ids) {
         const console::InterruptGuard guard;
         const auto generation = pipeline_->start(std::move(prompt), s_.generation);
         TextStreamer streamer(pipeline_->tokenizer(), mode);
-        std::string held;  // with --sync
-        const auto put = [&](const std::string& text) {
-            if (s_.sync) {
-                held += text;
-            } else {
-                std::cout << text;
-                flush_output();
-            }
-        };
+        ReplyPrinter printer(s_.sync);
         const auto start = std::chrono::steady_clock::now();
         double prompt_seconds = 0;
         int32_t token = 0;
@@ -241,16 +275,17 @@ class Session {
                 if (generation->new_tokens() <= 1) prompt_seconds = seconds_since(start);
                 if (!given) continue;
                 ids.push_back(token);
-                put(streamer.put(token));
+                const std::string answer = streamer.put(token);
+                printer.put(streamer.reasoning(), answer);
             }
         } catch (const Interrupted&) {
             // What was generated so far is kept.
         }
-        put(streamer.finish());
-        std::cout << held << "\n";
-        flush_output();
+        const std::string answer = streamer.finish();
+        printer.put(streamer.reasoning(), answer);
+        printer.finish();
         if (s_.verbose) print_usage(*generation, prompt_seconds, seconds_since(start) - prompt_seconds);
-        return generation->done();
+        return generation->finish_reason();
     }
 
     static void print_usage(const Generation& g, double prompt_seconds, double reply_seconds) {

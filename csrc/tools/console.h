@@ -73,6 +73,14 @@ inline bool is_terminal(std::FILE* stream) {
     return GetConsoleMode(GetStdHandle(stream == stdin ? STD_INPUT_HANDLE : STD_OUTPUT_HANDLE), &mode) != 0;
 }
 
+// Whether standard output is a terminal that understands escape sequences; makes it do so where it can.
+inline bool has_styles() {
+    const HANDLE output = GetStdHandle(STD_OUTPUT_HANDLE);
+    DWORD mode = 0;
+    return GetConsoleMode(output, &mode) != 0 &&
+           SetConsoleMode(output, mode | ENABLE_VIRTUAL_TERMINAL_PROCESSING) != 0;
+}
+
 // One line without its end; nothing at the end of the input.
 inline std::optional<std::string> read_line() {
     if (!is_terminal(stdin)) {
@@ -105,6 +113,12 @@ inline bool is_terminal(std::FILE* stream) {
     return isatty(fileno(stream)) != 0;
 }
 
+// Whether standard output is a terminal that understands escape sequences.
+inline bool has_styles() {
+    const char* terminal = std::getenv("TERM");
+    return is_terminal(stdout) && terminal && std::string_view(terminal) != "dumb";
+}
+
 // One line without its end; nothing at the end of the input.
 inline std::optional<std::string> read_line() {
     std::string line;
@@ -113,6 +127,10 @@ inline std::optional<std::string> read_line() {
 }
 
 #endif
+
+inline std::string dimmed(std::string_view text) {
+    return "\x1b[2m" + std::string(text) + "\x1b[22m";
+}
 
 // While one exists, Ctrl-C only sets a flag; pressed again before anyone looked, it ends the program.
 class InterruptGuard {

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from thinking_model import make_checkpoint, say_instead
 
 from chatglm_cpp import Pipeline
 from chatglm_cpp.model_file import CACHE_VARIABLE, DEFAULT_MODEL
@@ -83,6 +84,28 @@ def vocabulary(fixtures: Path, tmp_path_factory: pytest.TempPathFactory) -> Call
         return target
 
     return make
+
+
+@pytest.fixture(scope="session")
+def thinking_model(fixtures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small f32 model that, asked 你好 and decoded greedily, thinks some tokens and then answers."""
+    convert = pytest.importorskip(
+        "chatglm_cpp.convert", reason="the converter's dependencies are not installed", exc_type=ImportError
+    ).convert
+    folder = tmp_path_factory.mktemp("thinking")
+    make_checkpoint(fixtures / "checkpoints" / "glm-4-9b-0414", folder / "checkpoint", mark="</think>")
+    model = folder / "thinking.gguf"
+    convert(folder / "checkpoint", model, "f32")
+    pipeline = Pipeline(model)
+    with pipeline.chat(["你好"], stream=True, do_sample=False, max_new_tokens=24) as stream:
+        ids = [i for delta in stream for i in delta.token_ids]
+    # The thought ends where a token comes for the first time, some way into the reply.
+    said = next(i for n, i in enumerate(ids) if n >= 6 and i not in ids[:n])
+    end = pipeline.tokenizer.token_id("</think>")
+    assert end is not None
+    del pipeline, stream
+    say_instead(model, said, end)
+    return model
 
 
 @pytest.fixture(scope="session")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import io
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -77,6 +80,58 @@ def test_chat_reads_files(model_path: Path, shared_pipeline: Pipeline, tmp_path:
     args = ["--pp", tmp_path / "prompt.txt", "--sp", tmp_path / "system.txt", *GREEDY]
     result = run("chat", "-m", model_path, *args)
     assert result.stdout.decode() == shared_pipeline.chat(messages, **OPTIONS).content + "\n"
+
+
+def test_a_pipe_gets_the_answer_without_the_thought(thinking_model: Path):
+    message = Pipeline(thinking_model).chat(["你好"], **OPTIONS)
+    assert message.reasoning_content and message.content
+    args = ["chat", "-m", thinking_model, *GREEDY]
+    for more in ([], ["--sync"]):
+        result = run(*args, *more, stdin="你好\n".encode())
+        assert (result.returncode, result.stderr) == (0, b"")
+        assert result.stdout.decode() == message.content + "\n"
+    cut = run("chat", "-m", thinking_model, "--greedy", "--max_new_tokens", "2", "-p", "你好")
+    assert (cut.returncode, cut.stdout) == (0, b"\n")
+    assert "thought" in cut.stderr.decode()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+@pytest.mark.parametrize("more", [[], ["--sync"]])
+def test_a_terminal_shows_the_thought_dimmed_above_the_answer(thinking_model: Path, more: list[str]):
+    import pty
+
+    message = Pipeline(thinking_model).chat(["你好"], **OPTIONS)
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "chatglm_cpp",
+            "chat",
+            "-m",
+            str(thinking_model),
+            "-p",
+            "你好",
+            *GREEDY,
+            *more,
+        ],
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        cwd=HERE,
+        env={**os.environ, "TERM": "xterm"},
+    ) as process:
+        os.close(theirs)
+        shown = b""
+        with open(ours, "rb", buffering=0) as terminal, contextlib.suppress(OSError):  # EIO at the end
+            while data := terminal.read(4096):
+                shown += data
+        assert process.wait(timeout=60) == 0
+    text = shown.decode().replace("\r\n", "\n")
+    plain = re.sub("\x1b\\[[0-9;]*m", "", text)
+    assert plain == f"{message.reasoning_content}\n\n{message.content}\n"
+    if importlib.util.find_spec("rich"):
+        thought, answer = text.split("\n\n" + message.content)
+        assert "\x1b[2m" in thought and "\x1b" not in answer
 
 
 def test_generate_continues_the_prompt(model_path: Path, shared_pipeline: Pipeline):

@@ -38,6 +38,8 @@ struct ChatMessage {
     std::string role;
     std::string content;
     std::vector<ToolCallMessage> tool_calls = {};
+    // What a reasoning model thought before its answer, which alone is the `content`. Empty in others.
+    std::string reasoning_content = {};
     bool operator==(const ChatMessage&) const = default;
 };
 

@@ -71,9 +71,10 @@ class Pipeline {
     // an empty prompt, ids outside the vocabulary or settings out of range.
     std::unique_ptr<Generation> start(std::vector<int32_t> prompt, const GenerationConfig& config);
 
-    // The assistant's reply to a conversation.
+    // The assistant's reply to a conversation. `on_text` receives the answer, which is the reply's `content`;
+    // `on_reasoning` what a reasoning model thinks before it, the reply's `reasoning_content`.
     ChatMessage chat(const std::vector<ChatMessage>& messages, const GenerationConfig& config = {},
-                     const TextCallback& on_text = nullptr);
+                     const TextCallback& on_text = nullptr, const TextCallback& on_reasoning = nullptr);
 
     // A continuation of `prompt` (base and code models).
     std::string generate(std::string_view prompt, const GenerationConfig& config = {},

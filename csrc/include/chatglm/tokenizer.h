@@ -13,6 +13,13 @@ namespace chatglm {
 
 class GgufFile;
 
+// How the thought of a reasoning model, <think>...</think> before the answer, begins.
+enum class Thinking {
+    none,       // the model does not think
+    by_model,   // with a reply that begins with <think>; any other reply is answer from the start
+    by_prompt,  // with the prompt, which ends in <think>: every reply begins inside the thought
+};
+
 // All methods are const and may be called from many threads.
 class Tokenizer {
   public:
@@ -57,12 +64,14 @@ class Tokenizer {
     // Name of the chat format: "chatglm", "chatglm2", "chatglm3", "glm4", ... or "template".
     const std::string& chat_format() const { return chat_format_; }
 
+    Thinking thinking() const { return thinking_; }
+
     // Ids of the whole prompt for a conversation that ends with the user's (or an observation's) turn.
     // Throws InvalidArgument when roles or order are not what the format knows.
     std::vector<int32_t> apply_chat_template(const std::vector<ChatMessage>& messages) const;
 
-    // The assistant's message in the ids of a reply: text cleaned up as the original code does, tool calls
-    // parsed.
+    // The assistant's message in the ids of a reply: text cleaned up as the original code does, a thought
+    // apart from the answer, tool calls parsed.
     ChatMessage decode_message(const std::vector<int32_t>& ids) const;
 
   protected:
@@ -71,6 +80,7 @@ class Tokenizer {
     std::vector<int32_t> eos_ids_;
     std::string chat_format_;
     std::string chat_template_;  // the Jinja source from the file, may be empty
+    Thinking thinking_ = Thinking::none;
     friend class ChatFormat;
 };
 

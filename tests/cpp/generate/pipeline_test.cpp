@@ -115,3 +115,32 @@ TEST_CASE("a reply may outlive its pipeline") {
     }
     CHECK(finish(*reply).size() <= 3);
 }
+
+TEST_CASE("a chat hands the thought and the answer to callbacks of their own") {
+    for (const bool thinks : {false, true}) {
+        TinyModel model;
+        model.chat_template = thinks ? "{{ messages[0].content }}<think>" : "{{ messages[0].content }}";
+        const TemporaryFile file(model.build());
+        Pipeline pipeline(file.path());
+        std::string text, thought;
+        const auto append = [](std::string& to) {
+            return [&to](std::string_view piece) {
+                to += piece;
+                return true;
+            };
+        };
+        const std::vector<ChatMessage> messages{{"user", "abc"}};
+        const ChatMessage reply = pipeline.chat(messages, greedy(8), append(text), append(thought));
+        CHECK(text == reply.content);
+        CHECK(thought == reply.reasoning_content);
+        CHECK(text.empty() == thinks);
+        CHECK(thought.empty() == !thinks);
+        CHECK(pipeline.chat(messages, greedy(8)) == reply);
+
+        int calls = 0;
+        const auto stop = [&](std::string_view) { return ++calls > 1; };
+        const ChatMessage stopped = pipeline.chat(messages, greedy(8), stop, stop);
+        CHECK(calls == 1);
+        CHECK((stopped.content + stopped.reasoning_content).size() < (text + thought).size());
+    }
+}

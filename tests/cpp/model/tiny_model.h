@@ -15,6 +15,7 @@ struct TinyModel {
     DType type = DType::f32;
     bool fused_qkv = true;
     bool tied = false;
+    std::string chat_template = {};
     int vocab = 160, hidden = 64, layers = 3, heads = 4, kv_heads = 2, head_dim = 32, ffn = 96;
 
     std::string build() const {
@@ -43,7 +44,10 @@ struct TinyModel {
             entries.push_back({b + "ffn_down.weight", {hidden, ffn}});
         }
         Bytes head, data;
-        head.put<uint32_t>(0x46554747).put<uint32_t>(3).put<uint64_t>(entries.size()).put<uint64_t>(16);
+        head.put<uint32_t>(0x46554747)
+            .put<uint32_t>(3)
+            .put<uint64_t>(entries.size())
+            .put<uint64_t>(chat_template.empty() ? 16 : 17);
         head.key("general.architecture", GgufType::string).text("chatglm");
         const auto number = [&](const char* key, uint32_t value) {
             head.key(std::string("chatglm.") + key, GgufType::u32).put<uint32_t>(value);
@@ -79,6 +83,7 @@ struct TinyModel {
             .put(uint32_t{5})
             .put<uint64_t>(static_cast<uint64_t>(vocab));
         for (int i = 0; i < vocab; ++i) head.put<int32_t>(i == 0 ? 2 : i < 3 ? 3 : 1);
+        if (!chat_template.empty()) head.key("tokenizer.chat_template", GgufType::string).text(chat_template);
         head.key("tokenizer.ggml.eos_token_id", GgufType::u32).put<uint32_t>(2);
         head.key("chatglm.attention.layer_norm_rms_epsilon", GgufType::f32).put<float>(1e-5f);
         for (const Entry& e : entries) {

@@ -7,6 +7,7 @@
 #include <sstream>
 
 #include "fake_tokenizer.h"
+#include "streamed_reply.h"
 #include "text/json.h"
 
 using namespace chatglm;
@@ -14,22 +15,8 @@ using namespace chatglm::test;
 
 namespace {
 
-// The message in a reply, after checking that a stream of it has the same text.
 ChatMessage reply(const FakeTokenizer& tokenizer, std::string_view text) {
-    const auto ids = tokenizer.encode_special(text);
-    ChatMessage message = tokenizer.decode_message(ids);
-    TextStreamer streamer(tokenizer);
-    std::string streamed;
-    for (const int32_t id : ids) {
-        const std::string delta = streamer.put(id);
-        CHECK(to_valid_utf8(delta) == delta);
-        streamed += delta;
-    }
-    streamed += streamer.finish();
-    CHECK(streamed == message.content);
-    CHECK(streamer.tool_calls() == message.tool_calls);
-    CHECK(message.role == "assistant");
-    return message;
+    return streamed_reply(tokenizer, tokenizer.encode_special(text));
 }
 
 std::string content(const char* format, std::string_view text) {

@@ -7,6 +7,7 @@
 
 #include "chatglm/error.h"
 #include "chatglm/tokenizer.h"
+#include "text/chat_format.h"
 
 namespace chatglm::test {
 
@@ -18,6 +19,7 @@ class FakeTokenizer : public Tokenizer {
         chat_template_ = std::move(chat_template);
         (chat_format_ == "chatglm" ? suffix_ids_ : prefix_ids_) = {id("[gMASK]"), id("<sop>")};
         eos_ids_ = {id("<|endoftext|>"), id("<|user|>"), id("<|observation|>")};
+        thinking_ = ChatFormat::thinking(*this);
     }
 
     static int32_t id(std::string_view special) {

@@ -84,6 +84,53 @@ TEST_CASE("jinja: statements and scopes") {
               R"({"messages": [{"r": "a"}, {"r": "b"}]})") == "aab");
 }
 
+TEST_CASE("jinja: what templates of models that think and call tools do") {
+    CHECK(render("{% set f = tool.function if tool.get(\"function\") else tool %}## {{ f.name }}\n"
+                 "{{ f | tojson(indent=4, ensure_ascii=False) }}",
+                 R"({"tool": {"type": "function", "function": {"name": "查", "n": 1}}})") ==
+          "## 查\n{\n    \"name\": \"查\",\n    \"n\": 1\n}");
+    // A loop with a condition whose body only sets and prints, with text lines between.
+    CHECK(render("a\n{%- for message in messages if message.role != 'system' %}\n"
+                 "    {%- set role = message['role'] %}\n"
+                 "    {%- set visible = message['content'].split('</think>')[-1].strip() %}\n"
+                 "    {%- set meta = message.get(\"metadata\", \"\") %}\n\n"
+                 "    {%- if role == 'user' %}\n<u>\n{{ visible }}\n"
+                 "    {%- elif role == 'assistant' and not meta %}\n<a>\n{{ visible }}\n"
+                 "    {%- elif role == 'assistant' and meta %}\n<a>{{ meta }} \n{{ visible }}\n"
+                 "    {%- endif %}\n{%- endfor %}\n{% if go %}<a>\n<think>{% endif %}",
+                 R"({"go": true, "messages": [{"role": "system", "content": "s"},
+                     {"role": "user", "content": " q "}, {"role": "assistant", "content": "x</think>\n\na"},
+                     {"role": "assistant", "metadata": "f", "content": "{}"}]})") ==
+          "a<u>\nq<a>\na<a>f \n{}<a>\n<think>");
+    CHECK(render("{%- macro visible_text(content) -%}\n"
+                 "    {%- if content is string -%}\n        {{- content }}\n"
+                 "    {%- elif content is iterable and content is not mapping -%}\n"
+                 "        {%- for item in content -%}\n"
+                 "            {%- if item is mapping and item.type == 'text' -%}\n"
+                 "                {{- item.text }}\n"
+                 "            {%- elif item is string -%}\n                {{- item }}\n"
+                 "            {%- endif -%}\n        {%- endfor -%}\n"
+                 "    {%- else -%}\n        {{- content }}\n    {%- endif -%}\n{%- endmacro -%}\n"
+                 "{{ visible_text('a') }}|{{ visible_text(['b', {'type': 'text', 'text': 'c'}]) }}|"
+                 "{{ visible_text(none) }}") == "a|bc|None");
+    CHECK(
+        value(
+            "'<think>\\nx\\n</think>\\n\\ny'.split('</think>')[0].rstrip('\\n').split('<think>')[-1].lstrip("
+            "'\\n')") == "x");
+    CHECK(render(
+              "{{- '\\n<think></think>' if (enable_thinking is defined and not enable_thinking) else '' -}}"
+              "{{- '/nothink' if (off is defined and not off and not 'q'.endswith(\"/nothink\")) else '' -}}",
+              R"({"off": false})") == "/nothink");
+    CHECK(render("{% for m in messages %}{% if loop.first or (messages[loop.index0 - 1].role != \"tool\") %}"
+                 "{{- '<o>' }}{% endif %}{% for tc in m.tool_calls or [] %}{%- if tc.function %}{%- set tc = "
+                 "tc.function %}{%- endif %}{% set _args = tc.arguments %}{% for k, v in _args.items() %}"
+                 "{{ tc.name }}.{{ k }}={{ v | tojson(ensure_ascii=False) if v is not string else v }};"
+                 "{% endfor %}{% endfor %}{{ m.reasoning_content is string }}{% endfor %}",
+                 R"({"messages": [{"role": "tool"}, {"role": "tool", "reasoning_content": "",
+                     "tool_calls": [{"function": {"name": "f", "arguments": {"a": "x", "b": [1]}}}]}]})") ==
+          "<o>Falsef.a=x;f.b=[1];True");
+}
+
 TEST_CASE("jinja: what is not understood is named with its line") {
     CHECK_THROWS_WITH_AS(Template("a\n{% include 'x' %}"),
                          "Chat template, line 2: the statement 'include' is not known.", FormatError);
