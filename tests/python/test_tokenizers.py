@@ -105,9 +105,10 @@ def test_the_first_generation_encodes(first_generation):
 
 
 def test_the_first_generation_decodes(first_generation):
+    """As its SentencePiece model does; transformers' layer above changes spaces beside special tokens."""
     tokenizer, goldens = first_generation
     for case in goldens["decode"]:
-        assert tokenizer.decode(case["ids"]) == case["text"], case["ids"]
+        assert tokenizer.decode(case["ids"]) == case.get("sp_decode", case["text"]), case["ids"]
 
 
 def test_prompts_of_the_first_generation(first_generation):
