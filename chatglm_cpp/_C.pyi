@@ -156,8 +156,17 @@ class Generation:
 
 class Pipeline:
     def __init__(
-        self, path: str, *, n_threads: int = 0, kv_dtype: str = "f16", prefill_chunk: int = 512
+        self,
+        path: str,
+        *,
+        n_threads: int = 0,
+        kv_dtype: str = "f16",
+        prefill_chunk: int = 512,
+        loras: Sequence[tuple[str, float]] = (),
     ) -> None: ...
+    def set_loras(self, loras: Sequence[tuple[str, float]]) -> None: ...
+    @property
+    def loras(self) -> list[tuple[str, float]]: ...
     def start(self, prompt_ids: Sequence[int], config: GenerationConfig) -> Generation: ...
     def logits(self, ids: Sequence[int]) -> npt.NDArray[np.float32]: ...
     @property

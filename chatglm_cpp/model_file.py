@@ -46,7 +46,7 @@ def find_model(
         if not (DEFAULT_MODEL / "config.json").is_file():
             raise FileNotFoundError("This installation has no model of its own; give the path of one.")
         return _converted(DEFAULT_MODEL, dtype, verbose)
-    found = _expanded(path)
+    found = expand_user(path)
     if found.is_dir():
         if not (found / "config.json").is_file():
             raise FileNotFoundError(
@@ -63,6 +63,14 @@ def find_model(
             )
         raise FileNotFoundError(message)
     return found
+
+
+def expand_user(path: str | os.PathLike[str]) -> Path:
+    """`path` with ~ as the home folder that it stands for."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # no such user, or no home folder: it may still be a name
+        return Path(path)
 
 
 def engine_path(path: str | os.PathLike[str]) -> str:
@@ -86,7 +94,7 @@ def remove_damaged(path: str | os.PathLike[str] | None, converted: Path) -> bool
 
     False when `path` names the file itself, which is the user's, or when it cannot be deleted.
     """
-    if path is not None and _expanded(path) == converted:
+    if path is not None and expand_user(path) == converted:
         return False
     try:
         converted.unlink()
@@ -102,18 +110,11 @@ def cache_folder() -> Path:
     """
     chosen = os.environ.get(CACHE_VARIABLE)
     if chosen:
-        return _expanded(chosen)
+        return expand_user(chosen)
     try:
         return _platform_cache()
     except RuntimeError:
         return _temporary_cache()
-
-
-def _expanded(path: str | os.PathLike[str]) -> Path:
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:  # no such user, or no home folder: it may still be a name
-        return Path(path)
 
 
 def _platform_cache() -> Path:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from . import _C
 from ._C import ChatMessage, ContextLengthError, FormatError, InvalidArgument
+from .lora import LoraLike, to_loras
 from .messages import Conversation, DeltaMessage, check_text, to_token_ids
 from .model_config import Model, ModelConfig, make_config
 from .model_file import engine_path, find_model, remove_damaged
@@ -40,6 +41,7 @@ class Pipeline:
         dtype: type of the matrices when a folder is converted: f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0.
         kv_dtype: type of the cache of keys and values, "f16" or "f32".
         n_threads: threads to compute with, 0 for one per physical core. `num_threads` is the same.
+        lora: a LoRA adapter (GGUF) to use, several of them, or {path: scale}; see set_lora.
         prefill_chunk: tokens of a prompt computed at once; less means less memory and a faster Ctrl-C.
         verbose: say on stderr when a checkpoint is converted; by default when stderr is a terminal.
 
@@ -57,6 +59,7 @@ class Pipeline:
         dtype: str | None = "q4_0",
         kv_dtype: str = "f16",
         n_threads: int = 0,
+        lora: LoraLike = None,
         prefill_chunk: int = 512,
         num_threads: int | None = None,
         verbose: bool | None = None,
@@ -66,9 +69,12 @@ class Pipeline:
         n_threads = as_int("n_threads", n_threads)
         kv_dtype = check_text(kv_dtype, "kv_dtype")
         prefill_chunk = as_int("prefill_chunk", prefill_chunk)
+        loras = to_loras(lora)
 
         def load(file: str) -> _C.Pipeline:
-            return _C.Pipeline(file, n_threads=n_threads, kv_dtype=kv_dtype, prefill_chunk=prefill_chunk)
+            return _C.Pipeline(
+                file, n_threads=n_threads, kv_dtype=kv_dtype, prefill_chunk=prefill_chunk, loras=loras
+            )
 
         found = find_model(path, dtype, verbose)
         self._path = engine_path(found)
@@ -108,6 +114,29 @@ class Pipeline:
     def isa(self) -> str:
         """Name of the kernels in use, for example "avx2"."""
         return self._engine.isa
+
+    def set_lora(self, lora: LoraLike) -> None:
+        """Chooses the LoRA adapters that replies use from now on, in place of those before.
+
+            pipeline.set_lora("poet.gguf")                          # as strong as it was trained
+            pipeline.set_lora({"poet.gguf": 0.5, "sql.gguf": 1.0})  # weaker; two at once
+            pipeline.set_lora(None)                                 # the model alone
+
+        Adapters are GGUF files in llama.cpp's conventions; `python -m chatglm_cpp.convert -i PEFT_FOLDER
+        --base MODEL_FOLDER -o adapter.gguf` makes one. Replies that are being generated keep what they began
+        with.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            FormatError: it is no adapter, or one of another model.
+            InvalidArgument: a scale is not a finite number.
+        """
+        self._engine.set_loras(to_loras(lora))
+
+    @property
+    def lora(self) -> dict[str, float]:
+        """The adapters in use and their scales."""
+        return dict(self._engine.loras)
 
     @overload
     def chat(

@@ -22,8 +22,8 @@ class Tokenizer:
         self._engine = source if isinstance(source, _C.Tokenizer) else _C.load_tokenizer(engine_path(source))
 
     def encode(self, text: str, max_length: int | None = None) -> list[int]:
-        """Ids of `text` after the tokens that every prompt of the model starts with ([gMASK] sop); ChatGLM-6B's
-        come at the end.
+        """Ids of `text` after the tokens that every prompt of the model starts with ([gMASK] sop);
+        ChatGLM-6B's come at the end.
 
         The spelling of a special token inside `text` is ordinary text. With `max_length`, a longer result
         keeps the first tokens of the prompt and then its last ones.

@@ -1,5 +1,5 @@
-"""What an architecture is to the converter: how config.json names its sizes, which values of it the engine can
-compute, and which checkpoint tensors become which GGUF tensors. `architectures` has the tables.
+"""What an architecture is to the converter: how config.json names its sizes, which values of it the engine
+can compute, and which checkpoint tensors become which GGUF tensors. `architectures` has the tables.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ class Fixed:
 class Rule:
     """One GGUF tensor: `sources` are (checkpoint name, shape) pairs that are stacked along the rows.
 
-    "{i}" stands for the layer. `when` names a condition: "qkv_bias" or "untied". `order` gives the rows of the
-    source in the order that the engine wants, where that is another one.
+    "{i}" stands for the layer. `when` names a condition: "qkv_bias" or "untied". `order` gives the rows of
+    the source in the order that the engine wants, where that is another one.
     """
 
     target: str
@@ -127,7 +127,9 @@ def read_hparams(arch: Architecture, config: Settings) -> Hparams:
             values[name] = default(values) if callable(default) else default
         named[name] = key or (entry.keys[0] if entry.keys else name)
     if arch.head_order is not None and values["head_dim"] % 4:
-        raise ConvertError(f"{config.path}: heads of {values['head_dim']} dimensions; a multiple of 4 is needed")
+        raise ConvertError(
+            f"{config.path}: heads of {values['head_dim']} dimensions; a multiple of 4 is needed"
+        )
     hparams = Hparams(**{k: v for k, v in values.items() if k in Hparams.__dataclass_fields__})
     _check(hparams, named, config)
     return hparams

@@ -1,7 +1,7 @@
 """The architectures that can be converted, as data.
 
-To add one, add an entry to ARCHITECTURES. A tensor rule stacks its sources along the rows, so separate q, k and
-v projections become one matrix: the rows stay as they are, and the engine does one product.
+To add one, add an entry to ARCHITECTURES. A tensor rule stacks its sources along the rows, so separate q, k
+and v projections become one matrix: the rows stay as they are, and the engine does one product.
 """
 
 from __future__ import annotations
@@ -77,9 +77,9 @@ GLM4_RULES = (
     + _HF_OUTPUT
 )
 
-# In ChatGLM-6B the rows of query, key and value stand together head by head, and a head is two halves of which
-# each turns its dimensions (j, j + quarter) as a pair. The engine wants all queries, all keys, all values, and
-# neighbours as pairs.
+# In ChatGLM-6B the rows of query, key and value stand together head by head, and a head is two halves of
+# which each turns its dimensions (j, j + quarter) as a pair. The engine wants all queries, all keys, all
+# values, and neighbours as pairs.
 
 
 def glm1_head_order(head_dim: int) -> np.ndarray:
@@ -231,8 +231,8 @@ ARCHITECTURES = (
     ),
     Architecture(
         id="chatglm",
-        title="ChatGLM2-6B, ChatGLM3-6B, CodeGeeX2-6B, GLM-4-9B, CodeGeeX4 in the original layout; int4, 32K, "
-        "128K, 1M too",
+        title="ChatGLM2-6B, ChatGLM3-6B, CodeGeeX2-6B, GLM-4-9B, CodeGeeX4 in the original layout; "
+        "int4, 32K, 128K, 1M too",
         example="THUDM/chatglm3-6b",
         gguf_arch="chatglm",
         model_type="chatglm",
@@ -299,5 +299,3 @@ def find_architecture(config: Settings) -> Architecture:
         f'{config.path}: unknown architecture (model_type "{model_type:.40}", '
         f"architectures {shown(classes)}); supported: {names}"
     )
-
-

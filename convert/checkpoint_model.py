@@ -55,7 +55,7 @@ def open_checkpoint(folder: Path, choices: Choices) -> Iterator[Model]:
 
     Raises ConvertError when something is missing, damaged or not supported.
     """
-    config = _read_config(folder)
+    config = read_config(folder)
     arch = find_architecture(config)
     hparams = read_hparams(arch, config)
     with contextlib.ExitStack() as stack:
@@ -77,13 +77,13 @@ def open_checkpoint(folder: Path, choices: Choices) -> Iterator[Model]:
 def open_vocabulary(folder: Path, choices: Choices) -> Model:
     """The tokenizer of a folder, which may hold nothing else."""
     if (folder / "config.json").is_file():
-        config = _read_config(folder)
+        config = read_config(folder)
         arch = find_architecture(config)
         return _describe(folder, choices, arch, read_hparams(arch, config), config)
     return _describe(folder, choices, None, None, Settings({}, folder / "config.json"))
 
 
-def _read_config(folder: Path) -> Settings:
+def read_config(folder: Path) -> Settings:
     path = folder / "config.json"
     if not path.is_file():
         raise ConvertError(f"{path}: no such file; is {folder} the folder of a checkpoint?")
@@ -101,15 +101,17 @@ def _find_prefix(
     """The P-Tuning prefix of the folder that the user gave, or else of the checkpoint itself."""
     if choices.ptuning is not None:
         if not choices.ptuning.is_dir():
-            raise ConvertError(f"{choices.ptuning}: no such folder; expected one with the weights of a prefix")
+            raise ConvertError(
+                f"{choices.ptuning}: no such folder; expected one with the weights of a prefix"
+            )
         source = stack.enter_context(Checkpoint(choices.ptuning))
         return read_prefix(arch, hparams, source.tensors, choices.ptuning)
     if not hparams.prefix_length:
         return None
     if not has_prefix(arch, checkpoint.tensors):
         raise ConvertError(
-            f'{folder / "config.json"}: "pre_seq_len" is {hparams.prefix_length}, but the weights here hold no '
-            "prefix; give the base model as input and this folder, or where the prefix is, with --ptuning"
+            f'{folder / "config.json"}: "pre_seq_len" is {hparams.prefix_length}, but the weights here hold '
+            "no prefix; give the base model as input and this folder, or where the prefix is, with --ptuning"
         )
     prefix = read_prefix(arch, hparams, checkpoint.tensors, folder)
     if prefix.length != hparams.prefix_length:
@@ -136,7 +138,9 @@ def _describe(
     metadata = Metadata()
     add_general(metadata, gguf_arch, "model", name, choices.dtype)
     if arch and hparams:
-        add_hparams(metadata, arch, hparams, _scales_positions(arch, folder, chat_format, choices.rope_scaling))
+        add_hparams(
+            metadata, arch, hparams, _scales_positions(arch, folder, chat_format, choices.rope_scaling)
+        )
         add_position_tokens(metadata, arch, vocabulary)
     add_tokenizer(metadata, vocabulary, chat_format, template)
     return Model(

@@ -28,16 +28,20 @@ def build_parser() -> argparse.ArgumentParser:
         prog="python -m chatglm_cpp.convert",
         description="Convert a Hugging Face checkpoint of the GLM family to one GGUF file.",
     )
-    parser.add_argument("-i", "--input", metavar="FOLDER", help="folder of the checkpoint")
+    parser.add_argument(
+        "-i", "--input", metavar="FOLDER", help="folder of the checkpoint, or of a LoRA adapter"
+    )
     parser.add_argument("-o", "--output", metavar="FILE", help="GGUF file to write")
     parser.add_argument(
         "-t",
         "--type",
-        default="q4_0",
         choices=list(DTYPES),
-        help="type of the matrices (default: %(default)s)",
+        help="type of the matrices (default: q4_0; f32 for an adapter)",
     )
     parser.add_argument("-l", "--lora", metavar="FOLDER", help="LoRA adapter (PEFT) to add to the weights")
+    parser.add_argument(
+        "--base", metavar="FOLDER", help="with a LoRA adapter as input: the model it was trained on"
+    )
     parser.add_argument("--ptuning", metavar="FOLDER", help="P-Tuning v2 prefix to carry in the file")
     parser.add_argument("--name", help="name of the model in the file (default: the checkpoint's own)")
     parser.add_argument(
@@ -74,6 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 args.input,
                 args.output,
                 args.type,
+                base=args.base,
                 lora=args.lora,
                 ptuning=args.ptuning,
                 name=args.name,

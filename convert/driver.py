@@ -14,6 +14,7 @@ from . import identify
 from .checkpoint_model import Choices, Model, open_checkpoint, open_vocabulary
 from .encode import Findings, encode_tensor
 from .errors import ConvertError
+from .lora_model import is_adapter, open_adapter
 from .plan import DTYPES, DType, Plan, count_by_type
 from .writer import GgufWriter, Metadata
 
@@ -41,8 +42,9 @@ class Summary:
 def convert(
     input: str | os.PathLike[str],
     output: str | os.PathLike[str],
-    dtype: str = "q4_0",
+    dtype: str | None = None,
     *,
+    base: str | os.PathLike[str] | None = None,
     lora: str | os.PathLike[str] | None = None,
     ptuning: str | os.PathLike[str] | None = None,
     name: str | None = None,
@@ -52,16 +54,20 @@ def convert(
     threads: int = 0,
     progress: Progress | None = None,
 ) -> Summary:
-    """Converts a Hugging Face checkpoint folder into one GGUF file.
+    """Converts a Hugging Face checkpoint folder, or a LoRA adapter's, into one GGUF file.
 
     Weights, config.json and tokenizer files are read directly; no code of the checkpoint is run. Memory stays
     at a few slabs of 16 MiB, whatever the size of the model. `output` appears, or is replaced, only when it
     is complete.
 
     Args:
-        input: folder of the checkpoint.
+        input: folder of the checkpoint, or of a LoRA adapter (PEFT), which becomes a file of its own to be
+        used
+            beside the model's.
         output: GGUF file to write.
-        dtype: type of the matrices: f32, f16, bf16, q8_0, q4_0, q4_1, q5_0 or q5_1. Norms and biases are f32.
+        dtype: type of the matrices: f32, f16, bf16, q8_0, q4_0, q4_1, q5_0 or q5_1; by default q4_0, of an
+            adapter f32. Norms and biases are f32.
+        base: for an adapter: folder of the model it was trained on, of which config.json is read.
         lora: folder of a LoRA adapter (PEFT) that is added to the weights.
         ptuning: folder of a P-Tuning v2 prefix, which the file carries along.
         name: general.name of the file; by default the checkpoint's own name.
@@ -83,15 +89,24 @@ def convert(
     except (OSError, RuntimeError, ValueError) as error:  # too long, a loop of links, a zero byte
         reason = getattr(error, "strerror", None) or error
         raise ConvertError(f"{input} -> {output}: not usable as paths: {reason}") from None
+    adapter = is_adapter(folder)
     choices = Choices(
-        _check_options(dtype, chat_format, rope_scaling, threads),
+        _check_options(dtype or ("f32" if adapter else "q4_0"), chat_format, rope_scaling, threads),
         name,
         chat_format,
         rope_scaling,
         None if lora is None else Path(lora),
         None if ptuning is None else Path(ptuning),
     )
-    with _open(folder, choices, vocab_only) as model:
+    if base is not None and not adapter:
+        raise ConvertError(f"--base belongs to a LoRA adapter, and {folder} is none")
+    if adapter and (lora is not None or ptuning is not None or vocab_only):
+        raise ConvertError(f"{folder}: is a LoRA adapter: --lora, --ptuning and --vocab-only do not apply")
+    if adapter:
+        opened = open_adapter(folder, None if base is None else Path(base), choices)
+    else:
+        opened = _open(folder, choices, vocab_only)
+    with opened as model:
         findings = _write(target, model.plan, model.metadata, threads, progress)
     return Summary(
         path=Path(output),

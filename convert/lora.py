@@ -45,8 +45,8 @@ class LowRank:
 
 
 class Adapter:
-    """A PEFT folder. `factors` maps a tensor of the base model to what is added to it, `replaced` to what takes
-    its place. Use it as a context manager, or call close()."""
+    """A PEFT folder. `factors` maps a tensor of the base model to what is added to it, `replaced` to what
+    takes its place. Use it as a context manager, or call close()."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -111,7 +111,9 @@ class Adapter:
                     raise ConvertError(
                         f"{self.path}: tensor {name} belongs to a kind of LoRA that is not supported"
                     )
-                replaced[inner.replace(".modules_to_save.default.", ".").replace(".modules_to_save.", ".")] = ref
+                replaced[
+                    inner.replace(".modules_to_save.default.", ".").replace(".modules_to_save.", ".")
+                ] = ref
                 continue
             sides.setdefault(match["module"], {})[match["side"]] = ref
             if match["embedding"]:
@@ -142,7 +144,11 @@ class Adapter:
         pattern = self.config.get("alpha_pattern")
         for key, value in (pattern if isinstance(pattern, dict) else {}).items():
             # PEFT takes the key for a regular expression; what people write are names of modules.
-            if not re.fullmatch(r"[\w.]+", key) or isinstance(value, bool) or not isinstance(value, int | float):
+            if (
+                not re.fullmatch(r"[\w.]+", key)
+                or isinstance(value, bool)
+                or not isinstance(value, int | float)
+            ):
                 raise ConvertError(
                     f'{self.config.path}: "alpha_pattern" has {key!r:.60}: {value!r:.20}, expected names of '
                     "modules with numbers"

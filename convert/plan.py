@@ -81,7 +81,7 @@ def make_plan(
     tensors: list[PlannedTensor] = []
     used: set[str] = set()
     narrow: list[str] = []
-    for rule, layer in _in_file_order(arch, hparams.n_layers):
+    for rule, layer in rules_with_layers(arch, hparams.n_layers):
         if not conditions[rule.when]:
             _refuse_unexpected_bias(checkpoint, rule, layer)
             continue
@@ -93,7 +93,7 @@ def make_plan(
             sources.append(select_rows(ref, rule.order(hparams)) if rule.order else ref)
         shape = (sum(ref.shape[0] for ref in sources), *sources[0].shape[1:])
         name = rule.target.format(i=layer)
-        chosen = _type_for(shape, dtype)
+        chosen = type_for(shape, dtype)
         if len(shape) > 1 and chosen is not dtype:
             narrow.append(name)
         tensors.append(PlannedTensor(name, shape, chosen, tuple(sources)))
@@ -113,7 +113,7 @@ def make_plan(
     return Plan(tensors, skipped, notes)
 
 
-def _in_file_order(arch: Architecture, n_layers: int):  # type: ignore[no-untyped-def]
+def rules_with_layers(arch: Architecture, n_layers: int):  # type: ignore[no-untyped-def]
     """Rules with their layer, as the forward pass meets them; those outside the layers have layer 0."""
     first_layer = next(i for i, rule in enumerate(arch.rules) if "{i}" in rule.target)
     yield from ((rule, 0) for rule in arch.rules[:first_layer])
@@ -160,7 +160,7 @@ def _checked(checkpoint: Checkpoint, name: str, shape: tuple[int, ...]) -> Tenso
     return ref
 
 
-def _type_for(shape: tuple[int, ...], dtype: DType) -> DType:
+def type_for(shape: tuple[int, ...], dtype: DType) -> DType:
     if len(shape) == 1:  # norms and biases are small and sensitive
         return DTYPES["f32"]
     if shape[-1] % GGML_QUANT_SIZES[dtype.ggml][0]:

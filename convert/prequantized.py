@@ -1,5 +1,6 @@
-"""Checkpoints that were published with 4- or 8-bit integers (chatglm-6b-int4, chatglm2-6b-int4, ...): each matrix
-of integers has a tensor of scales beside it, one a row. They become the floats that they stand for, exactly.
+"""Checkpoints that were published with 4- or 8-bit integers (chatglm-6b-int4, chatglm2-6b-int4, ...): each
+matrix of integers has a tensor of scales beside it, one a row. They become the floats that they stand for,
+exactly.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def resolve_integers(checkpoint: Checkpoint, config: Settings) -> None:
             raise ConvertError(f"{ref.path}: tensor {name} holds integers, and {name}_scale is missing")
         if len(ref.shape) != 2 or scale.shape != ref.shape[:1] or scale.dtype not in FLOAT_BYTES:
             raise ConvertError(
-                f"{scale.path}: tensor {name}_scale has the type {scale.dtype} and the shape {list(scale.shape)}; "
-                f"one float for each row of {name} {list(ref.shape)} is expected"
+                f"{scale.path}: tensor {name}_scale has the type {scale.dtype} and the shape "
+                f"{list(scale.shape)}; one float for each row of {name} {list(ref.shape)} is expected"
             )
         tensors[name] = scale_integers(ref, scale, bits)

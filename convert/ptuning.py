@@ -1,8 +1,8 @@
 """P-Tuning v2: learnt keys and values that stand before every conversation.
 
 The original computes them from an embedding (positions, width), directly or through a small network. Each row
-then holds, for every layer, the keys of all heads and the values of all heads. They are stored as computed, so
-the engine needs neither embedding nor network.
+then holds, for every layer, the keys of all heads and the values of all heads. They are stored as computed,
+so the engine needs neither embedding nor network.
 """
 
 from __future__ import annotations
@@ -51,8 +51,9 @@ def read_prefix(
     else:
         if table.shape[1] != width:
             raise ConvertError(
-                f"{table.path}: each position of the prefix has {table.shape[1]} values, and this model needs "
-                f"{width}: {hparams.n_layers} layers of {kv} keys and {kv} values; it was made for another model"
+                f"{table.path}: each position of the prefix has {table.shape[1]} values, and this model "
+                f"needs {width} ({hparams.n_layers} layers of {kv} keys and {kv} values); it was made for "
+                "another model"
             )
         values = read_float32(table)
 

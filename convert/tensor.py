@@ -1,5 +1,6 @@
 """A tensor that lies in a checkpoint file and has not been read yet, and what can be made of one without
-reading it: another order of its rows, a sum with low-rank matrices, the floats that packed integers stand for.
+reading it: another order of its rows, a sum with low-rank matrices, the floats that packed integers stand
+for.
 """
 
 from __future__ import annotations

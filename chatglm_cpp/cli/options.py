@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 
+from .._C import InvalidArgument
 from ..model_file import DTYPES
 from ..pipeline import Pipeline
 
@@ -28,6 +29,21 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="type of the cache (default: %(default)s)",
     )  # fmt: skip
     group.add_argument(
+        "--lora",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="LoRA adapter (GGUF) to use; may be repeated",
+    )
+    group.add_argument(
+        "--lora_scaled",
+        "--lora-scaled",
+        action="append",
+        default=[],
+        metavar="SCALE:FILE",
+        help="the same with a scale of its own, for example 0.5:poet.gguf",
+    )
+    group.add_argument(
         "-t", "--threads", type=int, default=0, metavar="N", help="threads (default: one per physical core)"
     )
 
@@ -35,5 +51,14 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 def load(args: argparse.Namespace) -> tuple[Pipeline, float]:
     """The pipeline that the options ask for, and the seconds it took to load."""
     start = time.perf_counter()
-    pipeline = Pipeline(args.model, dtype=args.dtype, kv_dtype=args.kv_dtype, n_threads=args.threads)
+    lora = dict.fromkeys(args.lora, 1.0)
+    for value in args.lora_scaled:
+        scale, _, path = value.partition(":")
+        try:
+            lora[path] = float(scale)
+        except ValueError:
+            raise InvalidArgument(f"--lora-scaled is {value!r}; it must be SCALE:FILE.") from None
+    pipeline = Pipeline(
+        args.model, dtype=args.dtype, kv_dtype=args.kv_dtype, n_threads=args.threads, lora=lora
+    )
     return pipeline, time.perf_counter() - start

@@ -83,6 +83,12 @@ void compute_without_lock(const Compute& compute) {
     }
 }
 
+std::vector<Lora> to_loras(const std::vector<std::pair<std::string, float>>& pairs) {
+    std::vector<Lora> loras;
+    for (const auto& [path, scale] : pairs) loras.push_back({path, scale});
+    return loras;
+}
+
 const char* finish_reason(const Generation& generation) {
     switch (generation.finish_reason()) {
         case FinishReason::kStop:
@@ -222,16 +228,31 @@ void bind_pipeline(py::module_& m) {
         .def_property_readonly("new_tokens", &Generation::new_tokens);
 
     py::class_<Pipeline>(m, "Pipeline", "A model file, ready to answer.")
-        .def(py::init(
-                 [](const std::string& path, int n_threads, const std::string& kv_dtype, int prefill_chunk) {
-                     PipelineOptions options;
-                     options.n_threads = n_threads;
-                     options.kv_dtype = kv_dtype;
-                     options.prefill_chunk = prefill_chunk;
-                     return std::make_unique<Pipeline>(path, options);
-                 }),
+        .def(py::init([](const std::string& path, int n_threads, const std::string& kv_dtype,
+                         int prefill_chunk, const std::vector<std::pair<std::string, float>>& loras) {
+                 PipelineOptions options;
+                 options.n_threads = n_threads;
+                 options.kv_dtype = kv_dtype;
+                 options.prefill_chunk = prefill_chunk;
+                 options.loras = to_loras(loras);
+                 return std::make_unique<Pipeline>(path, options);
+             }),
              py::arg("path"), py::kw_only(), py::arg("n_threads") = 0, py::arg("kv_dtype") = "f16",
-             py::arg("prefill_chunk") = 512, release_gil())
+             py::arg("prefill_chunk") = 512, py::arg("loras") = std::vector<std::pair<std::string, float>>(),
+             release_gil())
+        .def(
+            "set_loras",
+            [](Pipeline& p, const std::vector<std::pair<std::string, float>>& loras) {
+                p.set_loras(to_loras(loras));
+            },
+            py::arg("loras"), release_gil())
+        .def_property_readonly("loras",
+                               [](const Pipeline& p) {
+                                   std::vector<std::pair<std::string, float>> result;
+                                   for (const Lora& lora : p.loras())
+                                       result.emplace_back(lora.path, lora.scale);
+                                   return result;
+                               })
         .def("start", &Pipeline::start, py::arg("prompt_ids"), py::arg("config"), release_gil())
         .def(
             "logits",

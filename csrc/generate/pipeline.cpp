@@ -10,6 +10,7 @@
 #include "chatglm/error.h"
 #include "core/thread_pool.h"
 #include "format/gguf.h"
+#include "generate/lora_choice.h"
 #include "generate/sampler.h"
 #include "model/glm_model.h"
 #include "text/utf8_stream.h"
@@ -51,6 +52,7 @@ struct Pipeline::Shared {
           tokenizer(Tokenizer::from_gguf(file)),
           backend(make_cpu_backend(options.n_threads)),
           model(file, *backend),
+          loras(choose_loras(options.loras, model.config(), *backend)),
           cache(*backend, model.kv_layout(kv)) {
         const int vocab = model.config().vocab_size;
         for (const auto* ids : {&tokenizer->prefix_ids(), &tokenizer->suffix_ids(), &tokenizer->eos_ids()}) {
@@ -91,6 +93,13 @@ struct Pipeline::Shared {
     std::unique_ptr<Backend> backend;
     GlmModel model;
 
+    std::mutex loras_mutex;
+    std::shared_ptr<const LoraChoice> loras;
+    std::shared_ptr<const LoraChoice> current_loras() {
+        const std::lock_guard lock(loras_mutex);
+        return loras;
+    }
+
     std::mutex mutex;
     std::atomic<std::thread::id> owner;  // who holds it
     KvCache cache;
@@ -99,6 +108,7 @@ struct Pipeline::Shared {
     struct Idle {
         KvCache::SequenceId sequence;
         std::vector<int32_t> ids;
+        std::shared_ptr<const LoraChoice> loras;  // that it was computed with
     };
     std::optional<Idle> idle;
 
@@ -132,9 +142,10 @@ struct Pipeline::Shared {
     }
 
     // A sequence that holds the longest known beginning of `prompt`, shorter than the prompt itself.
-    KvCache::SequenceId take_sequence(const std::vector<int32_t>& prompt) {
+    KvCache::SequenceId take_sequence(const std::vector<int32_t>& prompt,
+                                      const std::shared_ptr<const LoraChoice>& with) {
         // ChatGLM-6B numbers and masks a prompt by its length: nothing of another prompt's can be used.
-        if (idle && model.config().positions == PositionKind::causal) {
+        if (idle && idle->loras == with && model.config().positions == PositionKind::causal) {
             const size_t limit = std::min(idle->ids.size(), prompt.size() - 1);
             const auto end = prompt.begin() + static_cast<std::ptrdiff_t>(limit);
             const auto common = std::mismatch(prompt.begin(), end, idle->ids.begin()).first - prompt.begin();
@@ -156,6 +167,7 @@ struct Pipeline::Shared {
 
 struct Generation::State {
     std::shared_ptr<Pipeline::Shared> shared;
+    std::shared_ptr<const LoraChoice> loras;
     GenerationConfig config;
     Sampler sampler;
     std::vector<int32_t> ids;  // the prompt, then the reply
@@ -170,6 +182,7 @@ struct Generation::State {
     State(std::shared_ptr<Pipeline::Shared> shared_in, const GenerationConfig& config_in,
           std::vector<int32_t> prompt, int max_length_in)
         : shared(std::move(shared_in)),
+          loras(shared->current_loras()),
           config(config_in),
           sampler(config_in),
           ids(std::move(prompt)),
@@ -177,11 +190,11 @@ struct Generation::State {
           max_length(max_length_in),
           logits(static_cast<size_t>(shared->model.config().vocab_size)) {
         const Pipeline::Shared::Turn turn(*shared);
-        sequence = shared->take_sequence(ids);
+        sequence = shared->take_sequence(ids, loras);
         n_cached = n_computed = shared->n_tokens(sequence);
     }
 
-    ~State() { shared->end({sequence, std::move(ids)}); }
+    ~State() { shared->end({sequence, std::move(ids), std::move(loras)}); }
 
     // Puts the next chunk of ids into the cache; the last one leaves its logits.
     void compute(const std::function<bool()>& interrupted) {
@@ -193,7 +206,7 @@ struct Generation::State {
         batch.add(model, ids, n_computed, end, sequence);
         batch.wants_logits.back() = end == static_cast<int>(ids.size());
         const Pipeline::Shared::Turn turn(*shared);
-        shared->model.forward(batch, shared->cache, logits.data(), interrupted);
+        shared->model.forward(batch, shared->cache, loras->active, logits.data(), interrupted);
         n_computed = end;
     }
 
@@ -263,6 +276,15 @@ const std::string& Pipeline::kv_dtype() const {
 }
 const char* Pipeline::isa() const {
     return shared_->backend->isa();
+}
+
+void Pipeline::set_loras(const std::vector<Lora>& wanted) {
+    auto next = choose_loras(wanted, config(), *shared_->backend, shared_->current_loras());
+    const std::lock_guard lock(shared_->loras_mutex);
+    shared_->loras = std::move(next);
+}
+std::vector<Lora> Pipeline::loras() const {
+    return shared_->current_loras()->named;
 }
 
 namespace {
@@ -356,6 +378,7 @@ void Pipeline::logits(const std::vector<int32_t>& ids, float* out, const std::fu
                                  " tokens, and the model's context has " +
                                  std::to_string(config().max_length) + ".");
     }
+    const std::shared_ptr<const LoraChoice> loras = shared_->current_loras();
     const Shared::Turn turn(*shared_);
     const auto sequence = shared_->model.create_sequence(shared_->cache);
     try {
@@ -366,8 +389,8 @@ void Pipeline::logits(const std::vector<int32_t>& ids, float* out, const std::fu
             Batch batch;
             batch.add(config(), ids, begin, end, sequence);
             std::fill(batch.wants_logits.begin(), batch.wants_logits.end(), uint8_t{1});
-            shared_->model.forward(batch, shared_->cache, out + int64_t{begin} * config().vocab_size,
-                                   interrupted);
+            shared_->model.forward(batch, shared_->cache, loras->active,
+                                   out + int64_t{begin} * config().vocab_size, interrupted);
             begin = end;
         }
     } catch (...) {

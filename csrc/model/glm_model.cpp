@@ -27,6 +27,12 @@ struct GlmModel::Workspace {
     float* cos = nullptr;       // (n, rope_dim / 2)
     float* sin = nullptr;       // (n, rope_dim / 2)
     float* logits = nullptr;    // (kLogitRows, vocab)
+
+    // Of LoRA adapters, only once one is used.
+    int64_t low_rank_size = 0, delta_size = 0;
+    Backend::Buffer low_rank_buffer, delta_buffer;
+    float* low_rank = nullptr;  // (n, rank)
+    float* delta = nullptr;     // (n, rows of the target)
 };
 
 namespace {
@@ -237,7 +243,40 @@ void GlmModel::project_qkv(const LayerWeights& layer, const float* x, int n_rows
     backend_.linear(x, n_rows, layer.v, layer.v_bias, qkv + layer.q.rows + layer.k.rows, stride);
 }
 
-void GlmModel::forward(const Batch& batch, KvCache& cache, float* logits,
+void GlmModel::reserve_low_rank(int n_rows, const LoraSet& loras) const {
+    Workspace& w = *workspace_;
+    const ModelConfig& c = config_;
+    int64_t rank = 0;
+    for (const ActiveLora& lora : loras) rank = std::max(rank, lora.adapter->max_rank());
+    if (rank == 0) return;
+    const int64_t qkv_rows = int64_t{c.num_attention_heads + 2 * c.num_key_value_heads} * c.head_dim;
+    const int64_t rows = std::max({qkv_rows, int64_t{c.hidden_size}, 2 * int64_t{c.intermediate_size}});
+    const auto grow = [&](int64_t needed, int64_t& size, Backend::Buffer& buffer, float*& p) {
+        if (needed <= size) return;
+        buffer.reset();
+        size = 0;
+        buffer = backend_.allocate(static_cast<size_t>(needed) * sizeof(float));
+        p = reinterpret_cast<float*>(buffer.get());
+        size = needed;
+    };
+    grow(std::max(n_rows, kLogitRows) * rank, w.low_rank_size, w.low_rank_buffer, w.low_rank);
+    grow(std::max(n_rows * rows, int64_t{kLogitRows} * c.vocab_size), w.delta_size, w.delta_buffer, w.delta);
+}
+
+// y (n_rows, rows of b), rows y_stride apart, += scale * b (a x)
+void GlmModel::add_low_rank(const LoraAdapter::Factor& factor, float scale, const float* x, int n_rows,
+                            float* y, int64_t y_stride) const {
+    Workspace& w = *workspace_;
+    const int64_t rows = factor.b.rows;
+    backend_.linear(x, n_rows, factor.a, nullptr, w.low_rank, factor.a.rows);
+    backend_.linear(w.low_rank, n_rows, factor.b, nullptr, w.delta, rows);
+    for (int row = 0; row < n_rows; ++row) {
+        backend_.add(w.delta + row * rows, scale * factor.scale, y + row * y_stride + factor.row_offset,
+                     rows);
+    }
+}
+
+void GlmModel::forward(const Batch& batch, KvCache& cache, const LoraSet& loras, float* logits,
                        const std::function<bool()>& interrupted) const {
     const ModelConfig& c = config_;
     const int n = batch.size();
@@ -249,6 +288,7 @@ void GlmModel::forward(const Batch& batch, KvCache& cache, float* logits,
         }
     }
     reserve(n);
+    reserve_low_rank(n, loras);
     Workspace& w = *workspace_;
     const int hidden = c.hidden_size, ffn = c.intermediate_size;
     const int n_heads = c.num_attention_heads, n_kv_heads = c.num_key_value_heads, d = c.head_dim;
@@ -270,6 +310,13 @@ void GlmModel::forward(const Batch& batch, KvCache& cache, float* logits,
             std::swap(w.x, w.out);
         }
     };
+    const auto adapt = [&](int layer, LoraTarget target, const float* x, float* y, int64_t y_stride) {
+        for (const ActiveLora& lora : loras) {
+            for (const LoraAdapter::Factor& factor : lora.adapter->factors(layer, target)) {
+                add_low_rank(factor, lora.scale, x, n, y, y_stride);
+            }
+        }
+    };
     backend_.embed(embedding_, batch.tokens, w.x);
     for (int i = 0; i < c.num_hidden_layers; ++i) {
         const LayerWeights& layer = layers_[static_cast<size_t>(i)];
@@ -277,11 +324,13 @@ void GlmModel::forward(const Batch& batch, KvCache& cache, float* logits,
 
         backend_.norm(c.norm, w.x, n, hidden, layer.attention_norm, c.norm_eps, w.normed);
         project_qkv(layer, w.normed, n, w.qkv);
+        adapt(i, LoraTarget::qkv, w.normed, w.qkv, qkv_stride);
         backend_.rope(w.qkv, n, qkv_stride, n_heads + n_kv_heads, d,
                       angles);  // q and k heads lie side by side
         backend_.store_kv(cache.layout(), i, rows.view(), w.qkv + k_offset, w.qkv + v_offset, qkv_stride);
         backend_.attention(cache.layout(), i, rows.view(), w.qkv, qkv_stride, n_heads, w.attended);
         backend_.linear(w.attended, n, layer.attention_output, layer.attention_output_bias, w.out, hidden);
+        adapt(i, LoraTarget::attention_output, w.attended, w.out, hidden);
         if (layer.post_attention_norm) {
             backend_.norm(c.norm, w.out, n, hidden, layer.post_attention_norm, c.norm_eps, w.out);
         }
@@ -289,6 +338,7 @@ void GlmModel::forward(const Batch& batch, KvCache& cache, float* logits,
 
         backend_.norm(c.norm, w.x, n, hidden, layer.ffn_norm, c.norm_eps, w.normed);
         backend_.linear(w.normed, n, layer.ffn_up, layer.ffn_up_bias, w.up, layer.ffn_up.rows);
+        adapt(i, LoraTarget::ffn_up, w.normed, w.up, layer.ffn_up.rows);
         const float* activated = w.up;
         if (c.activation == Activation::swiglu) {
             backend_.swiglu(w.up, n, ffn, w.act);
@@ -297,6 +347,7 @@ void GlmModel::forward(const Batch& batch, KvCache& cache, float* logits,
             backend_.gelu(w.up, n, ffn);
         }
         backend_.linear(activated, n, layer.ffn_down, layer.ffn_down_bias, w.out, hidden);
+        adapt(i, LoraTarget::ffn_down, activated, w.out, hidden);
         if (layer.post_ffn_norm) {
             backend_.norm(c.norm, w.out, n, hidden, layer.post_ffn_norm, c.norm_eps, w.out);
         }
@@ -314,6 +365,11 @@ void GlmModel::forward(const Batch& batch, KvCache& cache, float* logits,
         backend_.gather(w.x, part, hidden, w.normed);
         backend_.norm(c.norm, w.normed, m, hidden, output_norm_, c.norm_eps, w.normed);
         backend_.linear(w.normed, m, output_, nullptr, w.logits, c.vocab_size);
+        for (const ActiveLora& lora : loras) {
+            for (const LoraAdapter::Factor& factor : lora.adapter->output_factors()) {
+                add_low_rank(factor, lora.scale, w.normed, m, w.logits, c.vocab_size);
+            }
+        }
         const size_t count = part.size() * static_cast<size_t>(c.vocab_size);
         backend_.download(w.logits, logits + begin * static_cast<size_t>(c.vocab_size),
                           count * sizeof(float));

@@ -13,6 +13,7 @@
 #include "chatglm/model.h"
 #include "model/batch.h"
 #include "model/kv_cache.h"
+#include "model/lora.h"
 
 namespace chatglm {
 
@@ -44,16 +45,20 @@ class GlmModel {
     KvCache::SequenceId create_sequence(KvCache& cache) const;
 
     // Appends the batch's rows to their sequences in `cache` and writes the logits of the rows that want
-    // them, in order, to `logits` (n_wanted, vocab_size) in host memory. Not for use from several threads at
-    // once. Throws InvalidArgument for ids outside the vocabulary, Interrupted when `interrupted` (asked
-    // before each layer) says true; after any exception the cache is as it was.
-    void forward(const Batch& batch, KvCache& cache, float* logits,
+    // them, in order, to `logits` (n_wanted, vocab_size) in host memory. `loras` change all rows alike. Not
+    // for use from several threads at once. Throws InvalidArgument for ids outside the vocabulary,
+    // Interrupted when `interrupted` (asked before each layer) says true; after any exception the cache is as
+    // it was.
+    void forward(const Batch& batch, KvCache& cache, const LoraSet& loras, float* logits,
                  const std::function<bool()>& interrupted = nullptr) const;
 
   private:
     struct Workspace;
     void reserve(int n_rows) const;
     void project_qkv(const LayerWeights& layer, const float* x, int n_rows, float* qkv) const;
+    void reserve_low_rank(int n_rows, const LoraSet& loras) const;
+    void add_low_rank(const LoraAdapter::Factor& factor, float scale, const float* x, int n_rows, float* y,
+                      int64_t y_stride) const;
 
     ModelConfig config_;
     Backend& backend_;

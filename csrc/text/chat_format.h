@@ -19,8 +19,8 @@ struct ChatOptions {
     bool add_generation_prompt = true;
 };
 
-// The formats, by Tokenizer::chat_format(). Contents never become special tokens, whatever they spell; but see
-// Tokenizer::encode_plain about ChatGLM-6B.
+// The formats, by Tokenizer::chat_format(). Contents never become special tokens, whatever they spell; but
+// see Tokenizer::encode_plain about ChatGLM-6B.
 //
 // - chatglm: the bare question; with a history "[Round 0]\n问：...\n答：...\n[Round 1]...". The suffix ids
 //   come last.

@@ -93,6 +93,21 @@ std::vector<Option> options_of(Settings& s) {
          "N",
          "threads (one per physical core)",
          integer("--threads", s.pipeline.n_threads)},
+        {{"--lora"},
+         "FILE",
+         "LoRA adapter to use; may be repeated",
+         [&s](const std::string& path) { s.pipeline.loras.push_back({path, 1.0f}); }},
+        {{"--lora_scaled"},
+         "SCALE:FILE",
+         "the same with a scale of its own, for example 0.5:poet.gguf",
+         [&s](const std::string& value) {
+             const size_t colon = value.find(':');
+             if (colon == std::string::npos) {
+                 throw InvalidArgument("--lora_scaled is '" + value + "'; it must be SCALE:FILE.");
+             }
+             s.pipeline.loras.push_back(
+                 {value.substr(colon + 1), parse_float("--lora_scaled", value.substr(0, colon))});
+         }},
         {{"--kv_dtype"}, "f16|f32", "type of the cache (f16)", text(s.pipeline.kv_dtype)},
         {{"--sync"}, "", "print a reply when it is complete", flag(s.sync)},
         {{"-v", "--verbose"}, "", "say on stderr what is loaded and how fast it is", flag(s.verbose)},

@@ -18,7 +18,10 @@ FIXTURES = Path(__file__).resolve().parents[3] / "shared" / "fixtures"
 ConvertedFile = Callable[..., Path]
 
 # Goldens of a model with something added: the model, and the option of the converter that adds it.
-ADDITIONS = {"chatglm2-6b-ptuning-v2": ("chatglm2-6b", "ptuning"), "chatglm3-6b-lora": ("chatglm3-6b", "lora")}
+ADDITIONS = {
+    "chatglm2-6b-ptuning-v2": ("chatglm2-6b", "ptuning"),
+    "chatglm3-6b-lora": ("chatglm3-6b", "lora"),
+}
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -89,7 +89,9 @@ def test_a_cut_prompt_keeps_its_first_tokens(tokenizer):
 @pytest.fixture(scope="module", params=[0, 20000])
 def first_generation(request, vocabulary, fixtures):
     """The tokenizer of ChatGLM-6B, whose ids begin after those for images, and its golden cases."""
-    goldens = load_json(fixtures / "tokenizers" / "chatglm" / f"goldens_num_image_tokens_{request.param}.json")
+    goldens = load_json(
+        fixtures / "tokenizers" / "chatglm" / f"goldens_num_image_tokens_{request.param}.json"
+    )
     return Tokenizer(vocabulary("chatglm", request.param)), goldens
 
 

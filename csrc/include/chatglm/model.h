@@ -47,9 +47,9 @@ struct ModelConfig {
     // Leading dimensions of each head that are rotated, in pairs (2i, 2i + 1). With glm_2d the first half of
     // them turns by the first number of a token, the second half by the second one.
     int rope_dim = 0;
-    float rope_theta = 10000.0f;       // base, rope_ratio included
+    float rope_theta = 10000.0f;        // base, rope_ratio included
     bool rope_frequencies_f16 = false;  // ChatGLM-6B was trained with frequencies rounded to f16
-    float rope_position_scale = 1.0f;  // positions are multiplied by this (ChatGLM2-6B-32k: 1 / rope_ratio)
+    float rope_position_scale = 1.0f;   // positions are multiplied by this (ChatGLM2-6B-32k: 1 / rope_ratio)
 
     int64_t file_bytes = 0;
     int64_t n_parameters = 0;

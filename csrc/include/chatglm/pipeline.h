@@ -15,9 +15,17 @@
 
 namespace chatglm {
 
+// A LoRA adapter in use.
+struct Lora {
+    std::string path;    // GGUF file, in llama.cpp's conventions for adapters
+    float scale = 1.0f;  // multiplies the adapter's own scale; 0 switches it off
+    bool operator==(const Lora&) const = default;
+};
+
 struct PipelineOptions {
     int n_threads = 0;             // 0: the physical cores
     std::string kv_dtype = "f16";  // type of the key/value cache: "f16" or "f32"
+    std::vector<Lora> loras = {};
     int prefill_chunk = 512;  // tokens of a prompt computed at once; changes speed and memory, never a result
 };
 
@@ -66,6 +74,13 @@ class Pipeline {
     int n_threads() const;
     const std::string& kv_dtype() const;
     const char* isa() const;  // name of the kernels in use, for example "avx2"
+
+    // The adapters that generations use which start from now on; those that run keep what they began with.
+    // The files are opened here, those in use already are not read again. Throws FileError; FormatError for a
+    // file that is no adapter of this model; InvalidArgument for a scale that is not finite or a file named
+    // twice. After an exception nothing has changed.
+    void set_loras(const std::vector<Lora>& loras);
+    std::vector<Lora> loras() const;
 
     // Begins a reply to `prompt`. Throws ContextLengthError when the prompt does not fit, InvalidArgument for
     // an empty prompt, ids outside the vocabulary or settings out of range.

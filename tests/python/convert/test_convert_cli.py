@@ -15,7 +15,7 @@ def test_list_names_every_architecture(capsys):
     assert main(["--list"]) == 0
     out = capsys.readouterr().out
     for name, title, example in supported():
-        assert f"{name} " in out and title in out
+        assert f"{name} " in out and title in out and example in out
 
 
 def test_types_are_the_engines():
