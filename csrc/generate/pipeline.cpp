@@ -206,7 +206,7 @@ struct Generation::State {
         batch.add(model, ids, n_computed, end, sequence);
         batch.wants_logits.back() = end == static_cast<int>(ids.size());
         const Pipeline::Shared::Turn turn(*shared);
-        shared->model.forward(batch, shared->cache, loras->active, logits.data(), interrupted);
+        shared->model.forward(batch, shared->cache, logits.data(), loras->active, interrupted);
         n_computed = end;
     }
 
@@ -389,8 +389,8 @@ void Pipeline::logits(const std::vector<int32_t>& ids, float* out, const std::fu
             Batch batch;
             batch.add(config(), ids, begin, end, sequence);
             std::fill(batch.wants_logits.begin(), batch.wants_logits.end(), uint8_t{1});
-            shared_->model.forward(batch, shared_->cache, loras->active,
-                                   out + int64_t{begin} * config().vocab_size, interrupted);
+            shared_->model.forward(batch, shared_->cache, out + int64_t{begin} * config().vocab_size,
+                                   loras->active, interrupted);
             begin = end;
         }
     } catch (...) {

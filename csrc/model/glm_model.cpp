@@ -276,7 +276,7 @@ void GlmModel::add_low_rank(const LoraAdapter::Factor& factor, float scale, cons
     }
 }
 
-void GlmModel::forward(const Batch& batch, KvCache& cache, const LoraSet& loras, float* logits,
+void GlmModel::forward(const Batch& batch, KvCache& cache, float* logits, const LoraSet& loras,
                        const std::function<bool()>& interrupted) const {
     const ModelConfig& c = config_;
     const int n = batch.size();

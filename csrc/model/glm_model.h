@@ -49,7 +49,7 @@ class GlmModel {
     // for use from several threads at once. Throws InvalidArgument for ids outside the vocabulary,
     // Interrupted when `interrupted` (asked before each layer) says true; after any exception the cache is as
     // it was.
-    void forward(const Batch& batch, KvCache& cache, const LoraSet& loras, float* logits,
+    void forward(const Batch& batch, KvCache& cache, float* logits, const LoraSet& loras = {},
                  const std::function<bool()>& interrupted = nullptr) const;
 
   private:

@@ -17,7 +17,8 @@ class FakeTokenizer : public Tokenizer {
     explicit FakeTokenizer(std::string chat_format, std::string chat_template = "") {
         chat_format_ = std::move(chat_format);
         chat_template_ = std::move(chat_template);
-        (chat_format_ == "chatglm" ? suffix_ids_ : prefix_ids_) = {id("[gMASK]"), id("<sop>")};
+        std::vector<int32_t>& marks = chat_format_ == "chatglm" ? suffix_ids_ : prefix_ids_;
+        marks = {id("[gMASK]"), id("<sop>")};
         eos_ids_ = {id("<|endoftext|>"), id("<|user|>"), id("<|observation|>")};
         thinking_ = ChatFormat::thinking(*this);
     }
