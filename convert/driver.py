@@ -17,6 +17,7 @@ from .architectures import Architecture, Hparams, find_architecture, read_hparam
 from .checkpoint import Checkpoint
 from .encode import Findings, encode_tensor
 from .errors import ConvertError
+from .hub import checkpoint_name, download, hub_name
 from .jsonfile import Settings, load_object
 from .plan import DTYPES, DType, Plan, count_by_type, make_plan
 from .tokenizers import load_tokenizer
@@ -55,15 +56,18 @@ def convert(
     vocab_only: bool = False,
     threads: int = 0,
     progress: Progress | None = None,
+    hub: str = "huggingface",
+    revision: str | None = None,
 ) -> Summary:
-    """Converts a Hugging Face checkpoint folder into one GGUF file.
+    """Converts a Hugging Face checkpoint into one GGUF file.
 
     Weights, config.json and tokenizer files are read directly; no code of the checkpoint is run. Memory stays
     at a few slabs of 16 MiB, whatever the size of the model. `output` appears, or is replaced, only when it
     is complete.
 
     Args:
-        input: folder of the checkpoint.
+        input: folder of the checkpoint; or, where there is no such folder, its name on a hub, for example
+            "THUDM/chatglm3-6b": what is needed of it is downloaded into the cache of the hub's library.
         output: GGUF file to write.
         dtype: type of the matrices: f32, f16, bf16, q8_0, q4_0, q4_1, q5_0 or q5_1. Norms and biases are f32.
         name: general.name of the file; by default the checkpoint's own name.
@@ -71,21 +75,29 @@ def convert(
         rope_scaling: what `rope_ratio` of the original layout scales: "base", "position", or "auto" by model.
         vocab_only: write the tokenizer and metadata without tensors.
         threads: threads of the quantizer, up to 512; 0 for one per core.
-        progress: called as progress(tensor, source bytes done, source bytes in all).
+        progress: called as progress(tensor, source bytes done, source bytes in all). With it, downloads draw
+            their bars on a terminal.
+        hub: where a name is looked up, "huggingface" or "modelscope".
+        revision: branch, tag or commit on the hub; by default its main branch.
 
     Raises:
         ConvertError: the checkpoint, an option or the target is not usable; the message says which and why.
     """
     start = time.perf_counter()
     folder = Path(input)
+    wanted = hub_name(input)
     try:
-        target = _check_paths(folder, Path(output))
+        target = _check_paths(None if wanted else folder, Path(output))
     except ConvertError:
         raise
     except (OSError, RuntimeError, ValueError) as error:  # too long, a loop of links, a zero byte
         reason = getattr(error, "strerror", None) or error
         raise ConvertError(f"{input} -> {output}: not usable as paths: {reason}") from None
     chosen = _check_options(dtype, chat_format, rope_scaling, threads)
+    if wanted:
+        folder = download(wanted, hub, revision, weights=not vocab_only, quiet=progress is None)
+    elif revision is not None:
+        raise ConvertError(f"{folder}: is a folder here, which has no revisions; leave {revision!r} out")
     arch, hparams, config = _read_config(folder, vocab_only)
     vocabulary, format_name, template = load_tokenizer(folder, config, chat_format)
     if hparams:
@@ -123,18 +135,19 @@ def convert(
     )
 
 
-def _check_paths(folder: Path, output: Path) -> Path:
-    """The real path of the file to write."""
-    if not folder.exists():
+def _check_paths(folder: Path | None, output: Path) -> Path:
+    """The real path of the file to write; `folder` is None while it is still to be downloaded."""
+    if folder is not None and not folder.exists():
         raise ConvertError(f"{folder}: no such folder")
-    if not folder.is_dir():
+    if folder is not None and not folder.is_dir():
         raise ConvertError(f"{folder}: is a file; expected the folder of a checkpoint")
     target = output.resolve()
     if target.is_dir():
         raise ConvertError(f"{output}: is a folder; name the GGUF file to write")
     if target.exists() and not target.is_file():
         raise ConvertError(f"{output}: is no regular file")
-    if target.exists() and output.suffix != ".gguf" and output.parent.resolve() == folder.resolve():
+    beside = folder is not None and output.parent.resolve() == folder.resolve()
+    if beside and target.exists() and output.suffix != ".gguf":
         raise ConvertError(f"{output}: is a file of the checkpoint itself; choose another output")
     if not target.parent.is_dir():
         raise ConvertError(f"{output}: the folder {target.parent} does not exist")
@@ -173,7 +186,7 @@ def _read_config(folder: Path, vocab_only: bool) -> tuple[Architecture | None, H
 
 
 def _model_name(folder: Path, config: Settings) -> str:
-    return Path(config.text("_name_or_path").replace("\\", "/")).name or folder.resolve().name or "model"
+    return Path(config.text("_name_or_path").replace("\\", "/")).name or checkpoint_name(folder) or "model"
 
 
 def _scales_positions(arch: Architecture, folder: Path, chat_format: str, rope_scaling: str) -> bool:
