@@ -56,7 +56,12 @@ class HuggingFaceRepository:
 
     def files(self) -> list[str]:
         with self._explained():
-            info = self._api.model_info(self.name, revision=self._revision, files_metadata=True)
+            info = self._api.model_info(
+                self.name,
+                revision=self._revision,
+                timeout=self._constants.HF_HUB_ETAG_TIMEOUT,
+                files_metadata=True,
+            )
         listed = {f.rfilename: f.size or 0 for f in info.siblings or []}
         if not _COMMIT.fullmatch(info.sha or "") or not listed:
             raise HubError(f"{self.name}: {self._site} does not list any files of it; is HF_ENDPOINT right?")

@@ -42,7 +42,7 @@ class ModelScopeRepository:
             with contextlib.ExitStack() as stack:
                 # The library prints to stdout and draws its bars on whatever stderr is.
                 if quiet or not sys.stderr.isatty():
-                    nowhere = stack.enter_context(open(os.devnull, "w"))
+                    nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
                     stack.enter_context(contextlib.redirect_stderr(nowhere))
                 stack.enter_context(contextlib.redirect_stdout(sys.stderr))
                 yield
