@@ -10,7 +10,9 @@ import re
 import sys
 import tempfile
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from ._C import Error, InvalidArgument, __version__
 
@@ -20,22 +22,23 @@ CACHE_VARIABLE = "CHATGLM_CPP_CACHE"
 
 _DAY = 24 * 60 * 60  # seconds
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_MAYBE_ON_HUB = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def find_model(
     path: str | os.PathLike[str] | None, dtype: str | None = None, verbose: bool | None = None
 ) -> Path:
-    """The GGUF file for `path`: itself, or what the checkpoint folder `path` was converted to.
+    """The GGUF file for `path`: itself, or what the checkpoint `path` was converted to.
 
     Args:
-        path: a GGUF file, the folder of a Hugging Face checkpoint, or None for the model in the package.
-        dtype: type of the matrices when a folder is converted, "q4_0" by default.
-        verbose: say on stderr when something is converted; by default when stderr is a terminal.
+        path: a GGUF file, the folder of a Hugging Face checkpoint, its name on the Hugging Face Hub, or None
+            for the model in the package.
+        dtype: type of the matrices when a checkpoint is converted, "q4_0" by default.
+        verbose: show downloads and conversions on stderr; by default when stderr is a terminal.
 
     Raises:
-        FileNotFoundError: there is nothing at `path`.
-        Error: it is a folder, but no checkpoint, or converting needs packages that are not installed.
+        FileNotFoundError: there is nothing at `path`, or it cannot be had from the hub; the message says why.
+        Error: downloading or converting needs packages that are not installed.
         ValueError: the checkpoint cannot be converted; the message says why.
         OSError: the cache folder cannot be written.
     """
@@ -45,7 +48,7 @@ def find_model(
     if path is None:
         if not (DEFAULT_MODEL / "config.json").is_file():
             raise FileNotFoundError("This installation has no model of its own; give the path of one.")
-        return _converted(DEFAULT_MODEL, dtype, verbose)
+        return _converted(_local_source(DEFAULT_MODEL), dtype, verbose)
     found = expand_user(path)
     if found.is_dir():
         if not (found / "config.json").is_file():
@@ -53,15 +56,11 @@ def find_model(
                 f"{found}: is a folder without config.json; give the folder of a Hugging Face checkpoint "
                 "or a .gguf file."
             )
-        return _converted(found, dtype, verbose)
+        return _converted(_local_source(found), dtype, verbose)
     if not found.exists():
-        message = f"{found}: no such file or folder."
-        if _HUB_ID.fullmatch(os.fspath(path)):
-            message += (
-                f" If it is the name of a model on a hub, download its folder first "
-                f"(hf download {os.fspath(path)} --local-dir {found.name}) and give that."
-            )
-        raise FileNotFoundError(message)
+        if _MAYBE_ON_HUB.fullmatch(os.fspath(path)):
+            return _converted(_hub_source(os.fspath(path), verbose), dtype, verbose)
+        raise FileNotFoundError(f"{found}: no such file or folder.")
     return found
 
 
@@ -162,11 +161,54 @@ def _make_cache(cache: Path) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
-def _converted(folder: Path, dtype: str, verbose: bool | None) -> Path:
+class _Source(NamedTuple):
+    """A checkpoint to convert."""
+
+    folder: Path
+    name: str  # how messages call it
+    files: Iterable[str]  # a line for each of its files, which changes with its content
+
+
+def _local_source(folder: Path) -> _Source:
     folder = folder.resolve()
-    place = hashlib.sha256(os.fsencode(folder)).hexdigest()[:8]
-    name = re.sub(r"[^\w.-]", "_", folder.name)[:60] or "model"
-    name = f"{name}-{dtype}-{place}-{_state(folder)}.gguf"
+    return _Source(folder, str(folder), _file_states(folder))
+
+
+def _hub_source(name: str, verbose: bool | None) -> _Source:
+    """The checkpoint `name` of the Hugging Face Hub, which is downloaded where it is missing."""
+    try:
+        from .convert import hub
+    except ImportError as error:
+        raise _missing(name, error) from None
+    if hub.hub_name(name) is None:
+        raise FileNotFoundError(f"{name}: no such file or folder.")
+    try:
+        folder = hub.download(name, quiet=not _is_verbose(verbose))
+    except hub.MissingLibraryError as error:
+        raise Error(str(error)) from None
+    except hub.HubError as error:
+        raise FileNotFoundError(str(error)) from None
+    # The commit in the path stands for the content. Other programs share the folder, so that only the files
+    # which are read count.
+    files = [f"{file}\0{folder.name}\0" for file in sorted(hub.files_in_use(folder))]
+    return _Source(folder, name, files)
+
+
+def _missing(name: str, error: ImportError) -> Error:
+    return Error(
+        f"{name}: converting a checkpoint needs the package {error.name}; "
+        "run: pip install 'chatglm-cpp[convert]'"
+    )
+
+
+def _is_verbose(verbose: bool | None) -> bool:
+    return sys.stderr is not None and sys.stderr.isatty() if verbose is None else verbose
+
+
+def _converted(source: _Source, dtype: str, verbose: bool | None) -> Path:
+    place = hashlib.sha256(os.fsencode(source.name)).hexdigest()[:8]
+    title = re.sub(r"[^\w.-]", "_", Path(source.name).name)[:60] or "model"
+    name = f"{title}-{dtype}-{place}-{_state(source.files)}.gguf"
     target = cache_folder() / name
     # A cache that cannot be written may still have been filled before.
     if target.parent == _temporary_cache() or not target.is_file():
@@ -177,17 +219,12 @@ def _converted(folder: Path, dtype: str, verbose: bool | None) -> Path:
         from .convert import convert
         from .convert.report import ProgressBar
     except ImportError as error:
-        raise Error(
-            f"{folder}: converting a checkpoint needs the package {error.name}; "
-            "run: pip install 'chatglm-cpp[convert]'"
-        ) from None
-    if verbose is None:
-        verbose = sys.stderr is not None and sys.stderr.isatty()
-    if verbose:
-        print(f"Converting {folder} to {dtype}, once, into {target}", file=sys.stderr)
+        raise _missing(source.name, error) from None
+    if _is_verbose(verbose):
+        print(f"Converting {source.name} to {dtype}, once, into {target}", file=sys.stderr)
     try:
-        with ProgressBar(quiet=not verbose) as progress:
-            convert(folder, target, dtype, progress=progress)
+        with ProgressBar(quiet=not _is_verbose(verbose)) as progress:
+            convert(source.folder, target, dtype, progress=progress)
     except ValueError:
         # Another process may have put the same file there, which Windows does not replace while it is in use.
         if not target.is_file():
@@ -196,18 +233,21 @@ def _converted(folder: Path, dtype: str, verbose: bool | None) -> Path:
     return target
 
 
-def _state(folder: Path) -> str:
+def _state(files: Iterable[str]) -> str:
     """A digest of everything that decides what a conversion gives."""
     state = hashlib.sha256(__version__.encode())
     for source in sorted(Path(__file__).with_name("convert").glob("*.py")):
         state.update(source.read_bytes())
+    for line in files:
+        state.update(line.encode("utf-8", "surrogateescape"))
+    return state.hexdigest()[:12]
+
+
+def _file_states(folder: Path) -> Iterator[str]:
     for file in sorted(folder.iterdir()):
         if file.is_file() and not file.name.startswith(".") and file.suffix != ".gguf":
             status = file.stat()
-            state.update(
-                f"{file.name}\0{status.st_size}\0{status.st_mtime_ns}\0".encode("utf-8", "surrogateescape")
-            )
-    return state.hexdigest()[:12]
+            yield f"{file.name}\0{status.st_size}\0{status.st_mtime_ns}\0"
 
 
 def _remove_outdated(target: Path) -> None:

@@ -35,18 +35,19 @@ class Pipeline:
     the number of threads or on `prefill_chunk`.
 
     Args:
-        path: a GGUF file; or the folder of a Hugging Face checkpoint, which is converted once into a cache
-            folder ($CHATGLM_CPP_CACHE, by default the platform's place for caches); or None for the small
-            model that comes with the package.
-        dtype: type of the matrices when a folder is converted: f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0.
+        path: a GGUF file; or the folder of a Hugging Face checkpoint, or its name on the Hugging Face Hub,
+            such as "THUDM/chatglm3-6b", which is downloaded: either is converted once into a cache folder
+            ($CHATGLM_CPP_CACHE, by default the platform's place for caches); or None for the small model
+            that comes with the package.
+        dtype: type of the matrices of what is converted: f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0.
         kv_dtype: type of the cache of keys and values, "f16" or "f32".
         n_threads: threads to compute with, 0 for one per physical core. `num_threads` is the same.
         lora: a LoRA adapter (GGUF) to use, several of them, or {path: scale}; see set_lora.
         prefill_chunk: tokens of a prompt computed at once; less means less memory and a faster Ctrl-C.
-        verbose: say on stderr when a checkpoint is converted; by default when stderr is a terminal.
+        verbose: show downloads and conversions on stderr; by default when stderr is a terminal.
 
     Raises:
-        FileNotFoundError: there is nothing at `path`.
+        FileNotFoundError: there is nothing at `path`, or it cannot be had from the hub.
         FormatError: the file is damaged, or no model that is known.
         ValueError: an argument is out of its range, or the checkpoint cannot be converted.
         MemoryError: the memory for the model cannot be had.

@@ -12,6 +12,7 @@ from .architecture import Architecture, Hparams, read_hparams
 from .architectures import find_architecture
 from .checkpoint import Checkpoint
 from .errors import ConvertError
+from .hub import checkpoint_name
 from .jsonfile import Settings, load_object
 from .lora import Adapter, merge_adapter
 from .metadata import add_general, add_hparams, add_position_tokens, add_tokenizer
@@ -149,7 +150,7 @@ def _describe(
 
 
 def _model_name(folder: Path, config: Settings) -> str:
-    return Path(config.text("_name_or_path").replace("\\", "/")).name or folder.resolve().name or "model"
+    return Path(config.text("_name_or_path").replace("\\", "/")).name or checkpoint_name(folder) or "model"
 
 
 def _scales_positions(arch: Architecture, folder: Path, chat_format: str, rope_scaling: str) -> bool:

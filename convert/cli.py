@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from .architectures import supported
 from .driver import convert
 from .errors import ConvertError
+from .hub import HUBS
 from .identify import CHAT_FORMATS, ROPE_SCALINGS
 from .plan import DTYPES
 from .report import ProgressBar, format_summary
@@ -29,7 +30,10 @@ def build_parser() -> argparse.ArgumentParser:
         description="Convert a Hugging Face checkpoint of the GLM family to one GGUF file.",
     )
     parser.add_argument(
-        "-i", "--input", metavar="FOLDER", help="folder of the checkpoint, or of a LoRA adapter"
+        "-i",
+        "--input",
+        metavar="MODEL",
+        help="folder of the checkpoint or of a LoRA adapter, or its name on a hub, such as THUDM/chatglm3-6b",
     )
     parser.add_argument("-o", "--output", metavar="FILE", help="GGUF file to write")
     parser.add_argument(
@@ -38,11 +42,17 @@ def build_parser() -> argparse.ArgumentParser:
         choices=list(DTYPES),
         help="type of the matrices (default: q4_0; f32 for an adapter)",
     )
-    parser.add_argument("-l", "--lora", metavar="FOLDER", help="LoRA adapter (PEFT) to add to the weights")
+    parser.add_argument("-l", "--lora", metavar="MODEL", help="LoRA adapter (PEFT) to add to the weights")
     parser.add_argument(
-        "--base", metavar="FOLDER", help="with a LoRA adapter as input: the model it was trained on"
+        "--base", metavar="MODEL", help="with a LoRA adapter as input: the model it was trained on"
     )
-    parser.add_argument("--ptuning", metavar="FOLDER", help="P-Tuning v2 prefix to carry in the file")
+    parser.add_argument("--ptuning", metavar="MODEL", help="P-Tuning v2 prefix to carry in the file")
+    parser.add_argument(
+        "--hub", choices=HUBS, default=HUBS[0], help="where a name is looked up (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--revision", metavar="REV", help="branch, tag or commit on the hub (default: the main branch)"
+    )
     parser.add_argument("--name", help="name of the model in the file (default: the checkpoint's own)")
     parser.add_argument(
         "--chat-format",
@@ -86,14 +96,16 @@ def main(argv: Sequence[str] | None = None) -> int:
                 rope_scaling=args.rope_scaling,
                 vocab_only=args.vocab_only,
                 threads=args.threads,
-                progress=progress,
+                progress=None if args.quiet else progress,
+                hub=args.hub,
+                revision=args.revision,
             )
     except ConvertError as error:
         return _fail(str(error))
     except MemoryError:
         return _fail(f"{args.input}: not enough memory for the conversion")
-    except KeyboardInterrupt:
-        _complain("interrupted; nothing was written")
+    except KeyboardInterrupt as interrupt:
+        _complain(str(interrupt) or "interrupted; nothing was written")
         return EXIT_INTERRUPTED
     finally:
         for number, handler in previous.items():

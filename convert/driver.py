@@ -14,8 +14,9 @@ from . import identify
 from .checkpoint_model import Choices, Model, open_checkpoint, open_vocabulary
 from .encode import Findings, encode_tensor
 from .errors import ConvertError
+from .hub import download, hub_name
 from .lora_model import is_adapter, open_adapter
-from .plan import DTYPES, DType, Plan, count_by_type
+from .plan import DTYPES, Plan, count_by_type
 from .writer import GgufWriter, Metadata
 
 Progress = Callable[[str, int, int], None]
@@ -53,8 +54,10 @@ def convert(
     vocab_only: bool = False,
     threads: int = 0,
     progress: Progress | None = None,
+    hub: str = "huggingface",
+    revision: str | None = None,
 ) -> Summary:
-    """Converts a Hugging Face checkpoint folder, or a LoRA adapter's, into one GGUF file.
+    """Converts a Hugging Face checkpoint, or a LoRA adapter, into one GGUF file.
 
     Weights, config.json and tokenizer files are read directly; no code of the checkpoint is run. Memory stays
     at a few slabs of 16 MiB, whatever the size of the model. `output` appears, or is replaced, only when it
@@ -62,8 +65,9 @@ def convert(
 
     Args:
         input: folder of the checkpoint, or of a LoRA adapter (PEFT), which becomes a file of its own to be
-        used
-            beside the model's.
+            used beside the model's; or, where there is no such folder, its name on a hub, for example
+            "THUDM/chatglm3-6b": what is needed of it is downloaded into the cache of the hub's library.
+            `base`, `lora` and `ptuning` may be names too.
         output: GGUF file to write.
         dtype: type of the matrices: f32, f16, bf16, q8_0, q4_0, q4_1, q5_0 or q5_1; by default q4_0, of an
             adapter f32. Norms and biases are f32.
@@ -75,37 +79,56 @@ def convert(
         rope_scaling: what `rope_ratio` of the original layout scales: "base", "position", or "auto" by model.
         vocab_only: write the tokenizer and metadata without tensors.
         threads: threads of the quantizer, up to 512; 0 for one per core.
-        progress: called as progress(tensor, source bytes done, source bytes in all).
+        progress: called as progress(tensor, source bytes done, source bytes in all). With it, downloads draw
+            their bars on a terminal.
+        hub: where a name is looked up, "huggingface" or "modelscope".
+        revision: branch, tag or commit on the hub; by default its main branch.
 
     Raises:
         ConvertError: the checkpoint, an option or the target is not usable; the message says which and why.
     """
     start = time.perf_counter()
     folder = Path(input)
+    wanted = hub_name(input)
     try:
-        target = _check_paths(folder, Path(output))
+        target = _check_paths(None if wanted else folder, Path(output))
     except ConvertError:
         raise
     except (OSError, RuntimeError, ValueError) as error:  # too long, a loop of links, a zero byte
         reason = getattr(error, "strerror", None) or error
         raise ConvertError(f"{input} -> {output}: not usable as paths: {reason}") from None
-    adapter = is_adapter(folder)
-    choices = Choices(
-        _check_options(dtype or ("f32" if adapter else "q4_0"), chat_format, rope_scaling, threads),
-        name,
-        chat_format,
-        rope_scaling,
-        None if lora is None else Path(lora),
-        None if ptuning is None else Path(ptuning),
-    )
-    if base is not None and not adapter:
+    _check_options(dtype, chat_format, rope_scaling, threads)
+    quiet = progress is None
+    if wanted:
+        folder = download(wanted, hub, revision, weights=not vocab_only, quiet=quiet)
+    elif revision is not None:
+        raise ConvertError(f"{folder}: is a folder here, which has no revisions; leave {revision!r} out")
+
+    def local(other: str | os.PathLike[str] | None, weights: bool = True) -> Path | None:
+        on_hub = None if other is None else hub_name(other)
+        if on_hub:
+            return download(on_hub, hub, weights=weights, quiet=quiet)
+        return None if other is None else Path(other)
+
+    chosen = DTYPES[dtype or ("f32" if is_adapter(folder) else "q4_0")]
+    opened: contextlib.AbstractContextManager[Model]
+    if is_adapter(folder):
+        if lora is not None or ptuning is not None or vocab_only:
+            raise ConvertError(
+                f"{folder}: is a LoRA adapter: --lora, --ptuning and --vocab-only do not apply to one"
+            )
+        opened = open_adapter(folder, local(base, weights=False), Choices(chosen, name))
+    elif base is not None:
         raise ConvertError(f"--base belongs to a LoRA adapter, and {folder} is none")
-    if adapter and (lora is not None or ptuning is not None or vocab_only):
-        raise ConvertError(f"{folder}: is a LoRA adapter: --lora, --ptuning and --vocab-only do not apply")
-    if adapter:
-        opened = open_adapter(folder, None if base is None else Path(base), choices)
+    elif vocab_only:
+        if lora is not None or ptuning is not None:
+            raise ConvertError("--lora and --ptuning change the weights, and --vocab-only leaves them out")
+        opened = contextlib.nullcontext(
+            open_vocabulary(folder, Choices(chosen, name, chat_format, rope_scaling))
+        )
     else:
-        opened = _open(folder, choices, vocab_only)
+        choices = Choices(chosen, name, chat_format, rope_scaling, local(lora), local(ptuning))
+        opened = open_checkpoint(folder, choices)
     with opened as model:
         findings = _write(target, model.plan, model.metadata, threads, progress)
     return Summary(
@@ -122,26 +145,19 @@ def convert(
     )
 
 
-def _open(folder: Path, choices: Choices, vocab_only: bool) -> contextlib.AbstractContextManager[Model]:
-    if vocab_only:
-        if choices.lora or choices.ptuning:
-            raise ConvertError("--lora and --ptuning change the weights, and --vocab-only leaves them out")
-        return contextlib.nullcontext(open_vocabulary(folder, choices))
-    return open_checkpoint(folder, choices)
-
-
-def _check_paths(folder: Path, output: Path) -> Path:
-    """The real path of the file to write."""
-    if not folder.exists():
+def _check_paths(folder: Path | None, output: Path) -> Path:
+    """The real path of the file to write; `folder` is None while it is still to be downloaded."""
+    if folder is not None and not folder.exists():
         raise ConvertError(f"{folder}: no such folder")
-    if not folder.is_dir():
+    if folder is not None and not folder.is_dir():
         raise ConvertError(f"{folder}: is a file; expected the folder of a checkpoint")
     target = output.resolve()
     if target.is_dir():
         raise ConvertError(f"{output}: is a folder; name the GGUF file to write")
     if target.exists() and not target.is_file():
         raise ConvertError(f"{output}: is no regular file")
-    if target.exists() and output.suffix != ".gguf" and output.parent.resolve() == folder.resolve():
+    beside = folder is not None and output.parent.resolve() == folder.resolve()
+    if beside and target.exists() and output.suffix != ".gguf":
         raise ConvertError(f"{output}: is a file of the checkpoint itself; choose another output")
     if not target.parent.is_dir():
         raise ConvertError(f"{output}: the folder {target.parent} does not exist")
@@ -150,8 +166,8 @@ def _check_paths(folder: Path, output: Path) -> Path:
     return target
 
 
-def _check_options(dtype: str, chat_format: str | None, rope_scaling: str, threads: int) -> DType:
-    if dtype not in DTYPES:
+def _check_options(dtype: str | None, chat_format: str | None, rope_scaling: str, threads: int) -> None:
+    if dtype is not None and dtype not in DTYPES:
         raise ConvertError(f"unknown type {dtype!r}; choose one of {', '.join(DTYPES)}")
     if chat_format is not None and chat_format not in identify.CHAT_FORMATS:
         raise ConvertError(
@@ -163,7 +179,6 @@ def _check_options(dtype: str, chat_format: str | None, rope_scaling: str, threa
         )
     if not 0 <= threads <= MAX_THREADS:
         raise ConvertError(f"threads is {threads}, expected 0 (one per core) to {MAX_THREADS}")
-    return DTYPES[dtype]
 
 
 def _write(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from .hub import checkpoint_name
 from .jsonfile import Settings
 
 CHAT_FORMATS = ("chatglm", "chatglm2", "chatglm3", "glm4", "template")
@@ -38,7 +39,7 @@ def identify_sentencepiece_model(
         if source:
             roles = "<|observation|>" in source or "<|user|>" in source
             return "chatglm3" if roles else "chatglm2", []
-    folder_name = folder.resolve().name.lower().replace("_", "").replace("-", "")
+    folder_name = checkpoint_name(folder).lower().replace("_", "").replace("-", "")
     for name, chat_format in _NAMES:
         if name in folder_name:
             return chat_format, [f"chat format {chat_format} was taken from the name of the folder"]

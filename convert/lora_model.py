@@ -17,6 +17,7 @@ from .architecture import Hparams, Rule, read_hparams
 from .architectures import find_architecture
 from .checkpoint_model import Choices, Model, read_config
 from .errors import ConvertError
+from .hub import checkpoint_name
 from .lora import CONFIG_FILE, Adapter, LowRank
 from .metadata import add_general
 from .plan import Plan, PlannedTensor, rules_with_layers, type_for
@@ -54,7 +55,7 @@ def open_adapter(folder: Path, base: Path | None, choices: Choices) -> Iterator[
         if left:
             raise _only_merged(adapter, f"changes {next(iter(left))}")
         metadata = Metadata()
-        name = choices.name or folder.resolve().name
+        name = choices.name or checkpoint_name(folder)
         add_general(metadata, arch.gguf_arch, "adapter", name, choices.dtype)
         metadata.string("adapter.type", "lora")
         metadata.f32("adapter.lora.alpha", alpha)

@@ -16,13 +16,14 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "-m",
         "--model",
         metavar="PATH",
-        help="GGUF file, or folder of a Hugging Face checkpoint (default: the small model of the package)",
+        help="GGUF file, or a Hugging Face checkpoint: its folder, or its name on the Hub, such as "
+        "THUDM/chatglm3-6b (default: the small model of the package)",
     )
     group.add_argument(
         "--dtype",
         choices=DTYPES,
         default="q4_0",
-        help="type of the matrices when a folder is converted (default: %(default)s)",
+        help="type of the matrices when a checkpoint is converted (default: %(default)s)",
     )
     group.add_argument(
         "--kv_dtype", "--kv-dtype", choices=("f16", "f32"), default="f16",

@@ -165,7 +165,6 @@ def test_verbose_says_what_was_computed(model_path: Path):
     ("args", "words"),
     [
         (["chat", "-m", "nothing.gguf", "-p", "hi"], ["nothing.gguf"]),
-        (["chat", "-m", "THUDM/chatglm2-6b", "-p", "hi"], ["THUDM/chatglm2-6b", "download"]),
         (["chat", "-m", "MODEL", "-p", ""], ["empty"]),
         (["chat", "-m", "MODEL", "-p", "hi", "--top_p", "7"], ["top_p", "7"]),
         (["chat", "-m", "MODEL", "-p", "hi", "-l", "1"], ["max_length", "1"]),

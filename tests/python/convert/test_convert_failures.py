@@ -303,12 +303,6 @@ def test_folder_that_is_not_there_or_no_folder(tmp_path, capsys):
     assert "is a file" in fails(tmp_path / "file", capsys)
 
 
-def test_lora_adapter_is_named(tmp_path, capsys):
-    (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "adapter_config.json").write_text("{}")
-    assert "LoRA" in fails(tmp_path / "in", capsys)
-
-
 @pytest.mark.parametrize(
     "option",
     [
