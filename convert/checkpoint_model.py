@@ -18,7 +18,7 @@ from .lora import Adapter, merge_adapter
 from .metadata import add_general, add_hparams, add_position_tokens, add_tokenizer
 from .plan import DType, Plan, make_plan
 from .prequantized import resolve_integers
-from .ptuning import Prefix, has_prefix, read_prefix
+from .ptuning import Prefix, has_prefix, is_prefix_only, read_prefix
 from .tokenizers import load_tokenizer
 from .vocabulary import Vocabulary
 from .writer import Metadata
@@ -61,6 +61,11 @@ def open_checkpoint(folder: Path, choices: Choices) -> Iterator[Model]:
     hparams = read_hparams(arch, config)
     with contextlib.ExitStack() as stack:
         checkpoint = stack.enter_context(Checkpoint(folder))
+        if is_prefix_only(arch, checkpoint.tensors):
+            raise ConvertError(
+                f"{folder}: holds a P-Tuning prefix and no model; give the model it was trained on as input, "
+                "and this folder with --ptuning"
+            )
         resolve_integers(checkpoint, config)
         notes = []
         if choices.lora is not None:

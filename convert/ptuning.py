@@ -31,6 +31,11 @@ def has_prefix(arch: Architecture, tensors: Mapping[str, TensorRef]) -> bool:
     return bool(arch.prefix_tensors) and f"{arch.prefix_tensors}.embedding.weight" in tensors
 
 
+def is_prefix_only(arch: Architecture, tensors: Mapping[str, TensorRef]) -> bool:
+    """Whether there is nothing but a prefix, which is what the official fine-tuning script saves."""
+    return has_prefix(arch, tensors) and all(name.startswith(f"{arch.prefix_tensors}.") for name in tensors)
+
+
 def read_prefix(
     arch: Architecture, hparams: Hparams, tensors: Mapping[str, TensorRef], where: Path
 ) -> Prefix:

@@ -506,6 +506,11 @@ def test_bad_prefixes_are_named(tmp_path, name):
     assert not (tmp_path / "m.gguf").exists()
 
 
+def test_a_prefix_alone_is_no_model(checkpoints, tmp_path):
+    with pytest.raises(ConvertError, match=r"P-Tuning prefix and no model.*--ptuning"):
+        convert(checkpoints / "chatglm2-6b-ptuning-v2", tmp_path / "m.gguf")
+
+
 def test_prefixes_are_for_models_that_have_them(tmp_path):
     (tmp_path / "prefix").mkdir()
     save_file({PREFIX: np.zeros((4, 128), np.float32)}, tmp_path / "prefix" / "model.safetensors")
