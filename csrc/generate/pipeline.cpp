@@ -264,6 +264,9 @@ const std::string& Pipeline::kv_dtype() const {
 const char* Pipeline::isa() const {
     return shared_->backend->isa();
 }
+std::vector<std::string> Pipeline::notes() const {
+    return shared_->model.notes();
+}
 
 namespace {
 

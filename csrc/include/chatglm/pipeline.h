@@ -66,6 +66,8 @@ class Pipeline {
     int n_threads() const;
     const std::string& kv_dtype() const;
     const char* isa() const;  // name of the kernels in use, for example "avx2"
+    // Sentences that a program may show its user: what loading the file took beyond mapping it. Usually none.
+    std::vector<std::string> notes() const;
 
     // Begins a reply to `prompt`. Throws ContextLengthError when the prompt does not fit, InvalidArgument for
     // an empty prompt, ids outside the vocabulary or settings out of range.
