@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdio>
 #include <new>
+#include <utility>
 
 #include "chatglm/error.h"
 #include "format/transcode.h"

@@ -147,10 +147,13 @@ def test_files_of_llama_quantize(fixtures, converted, tmp_path: Path, checkpoint
     path, source = tmp_path / "mix.gguf", converted(checkpoint)
     assert llama_cpp.llama_model_quantize(str(source).encode(), str(path).encode(), params) == 0
 
-    types = {t.tensor_type.name for t in gguf.GGUFReader(path).tensors}
-    assert types & {ggml_type(name).name for name in TYPES}
+    stored = {t.tensor_type for t in gguf.GGUFReader(path).tensors}
+    repacked = [name for name in TYPES if ggml_type(name) in stored]
+    assert repacked
     ids = np.load(fixtures / "checkpoints" / checkpoint / "reference.npz")["input_ids"]
-    logits = Pipeline(path).logits(ids)
+    pipeline = Pipeline(path)
+    assert all(name in pipeline.notes[0] for name in repacked)
+    logits = pipeline.logits(ids)
     exact = Pipeline(as_f32(path, tmp_path / "exact.gguf")).logits(ids)
     error = norm_error(logits, exact)
     assert error <= max(LOGITS_ERROR.values())
