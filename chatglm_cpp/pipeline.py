@@ -116,6 +116,12 @@ class Pipeline:
         """Name of the kernels in use, for example "avx2"."""
         return self._engine.isa
 
+    @property
+    def notes(self) -> list[str]:
+        """Sentences about how the file was loaded, for example that its matrices were repacked because the
+        engine does not compute with their type. Usually empty."""
+        return self._engine.notes
+
     def set_lora(self, lora: LoraLike) -> None:
         """Chooses the LoRA adapters that replies use from now on, in place of those before.
 

@@ -61,7 +61,7 @@ def describe_file(path: Path) -> dict[str, Any]:
         for t in content["tensors"]
     ]
     arch = metadata.get("general.architecture")
-    unsupported = sorted({t["type"] for t in content["tensors"] if not t["supported"]})
+    used = {t["type"]: t["used_as"] for t in content["tensors"]}
     return {
         "path": str(path),
         "name": metadata.get("general.name"),
@@ -71,7 +71,9 @@ def describe_file(path: Path) -> dict[str, Any]:
         "tokenizer": metadata.get("tokenizer.ggml.model"),
         "chat_format": metadata.get("chatglm.chat_format"),
         **_weights(tensors),
-        "unsupported_types": unsupported,
+        "memory_bytes": sum(t["n_bytes_used"] or t["n_bytes"] for t in content["tensors"]),
+        "repacked_types": {name: used[name] for name in sorted(used) if used[name] not in (name, None)},
+        "unsupported_types": sorted(name for name in used if used[name] is None),
         "file_bytes": content["file_size"],
         "tensors": tensors,
     }
@@ -177,16 +179,20 @@ def format_description(d: dict[str, Any]) -> str:
         rows.append(("folder", f"{d['path']}, {format_bytes(d['source_bytes'])} of weights"))
         rows.append(("converts", f"to {d['converts_to']}, {format_bytes(d['weight_bytes'])}"))
     if d["cache_bytes"] is not None:
-        total = d["weight_bytes"] + d["cache_bytes"]
+        weights = d.get("memory_bytes", d["weight_bytes"])
+        total = weights + d["cache_bytes"]
         rows.append(
             (
                 "memory",
-                f"{format_bytes(total)} for {CONTEXT} tokens: weights {format_bytes(d['weight_bytes'])}, "
+                f"{format_bytes(total)} for {CONTEXT} tokens: weights {format_bytes(weights)}, "
                 f"cache {format_bytes(d['cache_bytes'])}",
             )
         )
     if d.get("unsupported_types"):
-        rows.append(("note", f"this version cannot compute with {', '.join(d['unsupported_types'])}"))
+        rows.append(("note", f"this version cannot use {', '.join(d['unsupported_types'])}"))
+    elif d.get("repacked_types"):
+        repacked = ", ".join(f"{stored} as {used}" for stored, used in d["repacked_types"].items())
+        rows.append(("note", f"runs; repacked at load, which takes time and memory: {repacked}"))
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {printable(value)}" for name, value in rows)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 
 from .._C import InvalidArgument
@@ -50,7 +51,8 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 
 
 def load(args: argparse.Namespace) -> tuple[Pipeline, float]:
-    """The pipeline that the options ask for, and the seconds it took to load."""
+    """The pipeline that the options ask for, and the seconds it took to load. What the pipeline says about
+    its file goes to stderr."""
     start = time.perf_counter()
     lora = dict.fromkeys(args.lora, 1.0)
     for value in args.lora_scaled:
@@ -62,4 +64,7 @@ def load(args: argparse.Namespace) -> tuple[Pipeline, float]:
     pipeline = Pipeline(
         args.model, dtype=args.dtype, kv_dtype=args.kv_dtype, n_threads=args.threads, lora=lora
     )
-    return pipeline, time.perf_counter() - start
+    seconds = time.perf_counter() - start
+    for note in pipeline.notes:
+        print(f"note: {note}", file=sys.stderr)
+    return pipeline, seconds

@@ -13,6 +13,8 @@
 #include "core/thread_pool.h"
 #include "format/gguf.h"
 #include "format/quantize.h"
+#include "format/super_blocks.h"
+#include "format/transcode.h"
 
 namespace py = pybind11;
 
@@ -76,20 +78,23 @@ py::array_t<uint8_t> quantize(const py::array& data, const std::string& source, 
 
 py::array_t<float> dequantize(const py::array_t<uint8_t, py::array::c_style | py::array::forcecast>& data,
                               const std::string& source) {
-    const DTypeInfo& from = dtype_by_name(source);
     const py::buffer_info info = data.request();
     const Rows rows = rows_of(info, "The array");
-    if (rows.n % from.block_bytes != 0) {
-        throw InvalidArgument("A row of " + std::to_string(rows.n) + " bytes is not a whole number of " +
-                              source + " blocks of " + std::to_string(from.block_bytes) + " bytes.");
-    }
-    const int64_t n = rows.n / from.block_bytes * from.block_size;
-    py::array_t<float> result({rows.count, n});
-    for (int64_t row = 0; row < rows.count; ++row) {
-        dequantize_row(from.type, static_cast<const uint8_t*>(info.ptr) + row * rows.n,
-                       result.mutable_data() + row * n, n);
-    }
-    return result;
+    const auto convert = [&](const auto& from) {
+        if (rows.n % from.block_bytes != 0) {
+            throw InvalidArgument("A row of " + std::to_string(rows.n) + " bytes is not a whole number of " +
+                                  source + " blocks of " + std::to_string(from.block_bytes) + " bytes.");
+        }
+        const int64_t n = rows.n / from.block_bytes * from.block_size;
+        py::array_t<float> result({rows.count, n});
+        for (int64_t row = 0; row < rows.count; ++row) {
+            dequantize_row(from.type, static_cast<const uint8_t*>(info.ptr) + row * rows.n,
+                           result.mutable_data() + row * n, n);
+        }
+        return result;
+    };
+    if (const SuperTypeInfo* from = find_super_type(std::string_view(source))) return convert(*from);
+    return convert(dtype_by_name(source));
 }
 
 py::str text(std::string_view bytes) {
@@ -133,6 +138,13 @@ py::object to_python(const GgufFile& file, const std::string& key, const GgufVal
     return result;
 }
 
+// The type that the engine computes with for a tensor; null when it cannot use it.
+const DTypeInfo* used_type(const GgufTensor& tensor) {
+    if (tensor.supported) return &dtype_info(tensor.type);
+    if (tensor.transcodable) return &dtype_info(transcoded_type(static_cast<SuperType>(tensor.ggml_type)));
+    return nullptr;
+}
+
 py::dict read_gguf(const std::string& path, size_t max_array) {
     const GgufFile file(path);
     py::dict metadata, lengths;
@@ -144,12 +156,17 @@ py::dict read_gguf(const std::string& path, size_t max_array) {
     for (const GgufTensor& tensor : file.tensors()) {
         py::dict entry;
         entry["name"] = text(tensor.name);
-        entry["type"] = tensor.supported
-                            ? py::object(py::str(dtype_info(tensor.type).name))
-                            : py::object(py::str("ggml type " + std::to_string(tensor.ggml_type)));
-        entry["supported"] = tensor.supported;
+        const DTypeInfo* used = used_type(tensor);
+        entry["type"] = tensor.type_name;
+        entry["used_as"] = used ? py::object(py::str(used->name)) : py::none();
         entry["shape"] = py::tuple(py::cast(tensor.shape));
         entry["n_bytes"] = tensor.data.size();
+        int64_t n_bytes_used = 0;
+        if (used) {  // so its elements are in the file, and their number is no nonsense
+            n_bytes_used = row_bytes(used->type, tensor.shape.back());
+            for (size_t i = 0; i + 1 < tensor.shape.size(); ++i) n_bytes_used *= tensor.shape[i];
+        }
+        entry["n_bytes_used"] = n_bytes_used;
         tensors.append(entry);
     }
     py::dict result;
@@ -169,10 +186,14 @@ void bind_arrays(py::module_& m) {
           "data is\n"
           "given as uint16. Raises ValueError for unknown types or rows that are no whole number of blocks.");
     m.def("dequantize", &dequantize, py::arg("data"), py::arg("source"),
-          "uint8 (rows, bytes per row) of `source` blocks as float32 (rows, elements per row).");
-    m.def("read_gguf", &read_gguf, py::arg("path"), py::arg("max_array") = 16,
-          "What a GGUF file holds: {'metadata', 'array_lengths', 'tensors', 'file_size'}. Arrays are cut to\n"
-          "`max_array` elements.");
+          "uint8 (rows, bytes per row) of `source` blocks as float32 (rows, elements per row). `source` may "
+          "be\n"
+          "any type that files are read in: q2_K to q6_K, iq4_nl and iq4_xs too.");
+    m.def(
+        "read_gguf", &read_gguf, py::arg("path"), py::arg("max_array") = 16,
+        "What a GGUF file holds: {'metadata', 'array_lengths', 'tensors', 'file_size'}. Arrays are cut to\n"
+        "`max_array` elements. A tensor's `used_as` is the type that the engine computes with, None when it\n"
+        "cannot; another one than `type` is made at load and takes `n_bytes_used`.");
     m.def("default_thread_count", &default_thread_count, "Physical cores that this process may use.");
 }
 

@@ -268,7 +268,8 @@ void bind_pipeline(py::module_& m) {
         .def_property_readonly("config", &Pipeline::config, py::return_value_policy::reference_internal)
         .def_property_readonly("n_threads", &Pipeline::n_threads)
         .def_property_readonly("kv_dtype", &Pipeline::kv_dtype)
-        .def_property_readonly("isa", &Pipeline::isa);
+        .def_property_readonly("isa", &Pipeline::isa)
+        .def_property_readonly("notes", &Pipeline::notes);
 }
 
 }  // namespace chatglm::bindings

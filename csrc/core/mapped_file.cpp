@@ -54,6 +54,11 @@ MappedFile::~MappedFile() {
     if (data_) UnmapViewOfFile(data_);
 }
 
+void MappedFile::release(std::span<const uint8_t> part) const {
+    // Unlocking pages that are not locked fails and takes them out of the working set.
+    if (!part.empty()) VirtualUnlock(const_cast<uint8_t*>(part.data()), part.size());
+}
+
 #else
 
 MappedFile::MappedFile(const std::string& path) {
@@ -87,6 +92,14 @@ MappedFile::MappedFile(const std::string& path) {
 
 MappedFile::~MappedFile() {
     if (data_) ::munmap(const_cast<uint8_t*>(data_), size_);
+}
+
+void MappedFile::release(std::span<const uint8_t> part) const {
+    if (part.empty()) return;
+    const auto page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
+    const auto offset = static_cast<size_t>(part.data() - data_);
+    const size_t begin = (offset + page - 1) / page * page, end = (offset + part.size()) / page * page;
+    if (begin < end) ::madvise(const_cast<uint8_t*>(data_) + begin, end - begin, MADV_DONTNEED);
 }
 
 #endif

@@ -19,6 +19,10 @@ class MappedFile {
     std::span<const uint8_t> bytes() const { return {data_, size_}; }
     size_t size() const { return size_; }
 
+    // Gives back the memory that reading `part` of bytes() has taken: its whole pages, which the system reads
+    // again when they are used again.
+    void release(std::span<const uint8_t> part) const;
+
   private:
     const uint8_t* data_ = nullptr;
     size_t size_ = 0;

@@ -5,6 +5,8 @@
 #include <cstring>
 
 #include "chatglm/error.h"
+#include "format/stored_type.h"
+#include "format/super_blocks.h"
 
 static_assert(std::endian::native == std::endian::little, "GGUF files are read in place: little-endian only");
 
@@ -148,13 +150,14 @@ TensorHeader read_tensor_header(Cursor& cursor) {
 }
 
 // Bytes of a tensor's data; refuses sizes that overflow or that do not consist of whole blocks.
-uint64_t tensor_bytes(const Cursor& cursor, const GgufTensor& tensor, const DTypeInfo& info) {
+uint64_t tensor_bytes(const Cursor& cursor, const GgufTensor& tensor, const StoredType& type) {
     const int64_t row = tensor.shape.back();
-    if (row % info.block_size != 0) {
+    if (row % type.block_size != 0) {
         cursor.fail("the rows of tensor '" + tensor.name + "' have " + std::to_string(row) +
-                    " elements, which is not a whole number of " + info.name + " blocks");
+                    " elements, which is not a whole number of " + type.name + " blocks of " +
+                    std::to_string(type.block_size));
     }
-    uint64_t bytes = static_cast<uint64_t>(row / info.block_size) * static_cast<uint64_t>(info.block_bytes);
+    uint64_t bytes = static_cast<uint64_t>(row / type.block_size) * static_cast<uint64_t>(type.block_bytes);
     for (size_t i = 0; i + 1 < tensor.shape.size(); ++i) {
         const auto n = static_cast<uint64_t>(tensor.shape[i]);
         if (bytes > UINT64_MAX / n) cursor.fail("the size of tensor '" + tensor.name + "' overflows");
@@ -211,16 +214,21 @@ GgufFile::GgufFile(const std::string& path) : path_(path), file_(std::make_uniqu
                         std::to_string(header.offset));
         }
         const uint64_t room = data_begin <= file_->size() ? file_->size() - data_begin : 0;
-        if (const DTypeInfo* info = find_dtype(tensor.ggml_type)) {
-            const uint64_t bytes = tensor_bytes(cursor, tensor, *info);
+        tensor.type_name = "ggml type " + std::to_string(tensor.ggml_type);
+        if (const auto stored = find_stored_type(tensor.ggml_type)) {
+            const uint64_t bytes = tensor_bytes(cursor, tensor, *stored);
             if (header.offset > room || bytes > room - header.offset) {
                 throw FormatError("'" + path_ + "' is cut short: tensor '" + tensor.name + "' needs bytes " +
                                   std::to_string(data_begin + header.offset) + " to " +
                                   std::to_string(data_begin + header.offset + bytes) + ", and the file has " +
                                   std::to_string(file_->size()) + ". Convert or download it again.");
             }
-            tensor.type = info->type;
-            tensor.supported = true;
+            tensor.type_name = stored->name;
+            if (const DTypeInfo* info = find_dtype(tensor.ggml_type)) {
+                tensor.type = info->type;
+                tensor.supported = true;
+            }
+            tensor.transcodable = find_super_type(tensor.ggml_type) != nullptr;
             tensor.data = file_->bytes().subspan(static_cast<size_t>(data_begin + header.offset),
                                                  static_cast<size_t>(bytes));
         }

@@ -29,9 +29,11 @@ struct GgufTensor {
     std::string name;
     DType type{};  // valid only if `supported`
     uint32_t ggml_type = 0;
-    bool supported = false;      // a type that the engine computes with
-    std::vector<int64_t> shape;  // outermost first, as in Python: (rows, cols)
-    std::span<const uint8_t> data;
+    std::string type_name;          // ggml's, "q4_K"; "ggml type 99" for a number that is unknown
+    bool supported = false;         // a type that the engine computes with
+    bool transcodable = false;      // a SuperType, which is repacked as such a type at load
+    std::vector<int64_t> shape;     // outermost first, as in Python: (rows, cols)
+    std::span<const uint8_t> data;  // empty when the type is unknown
 };
 
 class GgufFile {
@@ -44,6 +46,8 @@ class GgufFile {
     const std::vector<GgufTensor>& tensors() const { return tensors_; }
     const GgufTensor* find_tensor(std::string_view name) const;
     uint64_t file_size() const { return file_->size(); }
+    // Gives back the memory that reading `bytes`, a part of this file, has taken. They can be read again.
+    void release(std::span<const uint8_t> bytes) const { file_->release(bytes); }
 
     bool has(std::string_view key) const { return metadata_.find(key) != metadata_.end(); }
     // Typed access. Integers of any width convert when the value fits. Without a default a missing key

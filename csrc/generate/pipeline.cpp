@@ -277,6 +277,9 @@ const std::string& Pipeline::kv_dtype() const {
 const char* Pipeline::isa() const {
     return shared_->backend->isa();
 }
+std::vector<std::string> Pipeline::notes() const {
+    return shared_->model.notes();
+}
 
 void Pipeline::set_loras(const std::vector<Lora>& wanted) {
     auto next = choose_loras(wanted, config(), *shared_->backend, shared_->current_loras());

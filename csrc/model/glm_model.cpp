@@ -47,7 +47,7 @@ GlmModel::GlmModel(const GgufFile& file, Backend& backend)
       backend_(backend),
       workspace_(new Workspace, [](Workspace* w) { delete w; }) {
     const ModelConfig& c = config_;
-    WeightLoader load(file, backend, vectors_);
+    WeightLoader load(file, backend, vectors_, repacked_);
     const int64_t hidden = c.hidden_size, ffn = c.intermediate_size;
     const int64_t q_rows = int64_t{c.num_attention_heads} * c.head_dim;
     const int64_t kv_rows = int64_t{c.num_key_value_heads} * c.head_dim;

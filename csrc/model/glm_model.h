@@ -14,6 +14,7 @@
 #include "model/batch.h"
 #include "model/kv_cache.h"
 #include "model/lora.h"
+#include "model/repacked_weights.h"
 
 namespace chatglm {
 
@@ -38,6 +39,8 @@ class GlmModel {
     GlmModel(const GgufFile& file, Backend& backend);
 
     const ModelConfig& config() const { return config_; }
+    // Sentences for the user about how the file was loaded.
+    std::vector<std::string> notes() const { return repacked_.notes(); }
     KvLayout kv_layout(DType type) const;
 
     // A sequence that holds the model's learnt prefix (config().prefix_length slots, usually none) and no
@@ -66,6 +69,7 @@ class GlmModel {
     NormWeight output_norm_;
     std::vector<LayerWeights> layers_;
     std::vector<Backend::Buffer> vectors_;  // norms and biases, widened to f32
+    RepackedWeights repacked_;
     std::unique_ptr<Workspace, void (*)(Workspace*)> workspace_;
 };
 

@@ -10,15 +10,15 @@ namespace {
 
 // Type that stores the most bytes of matrices: what people call the type of the file.
 std::string main_dtype(const GgufFile& file) {
-    std::map<DType, size_t> bytes;
+    std::map<std::string, size_t> bytes;
     for (const GgufTensor& tensor : file.tensors()) {
-        if (tensor.supported && tensor.shape.size() == 2) bytes[tensor.type] += tensor.data.size();
+        if (tensor.shape.size() == 2) bytes[tensor.type_name] += tensor.data.size();
     }
-    const std::pair<const DType, size_t>* most = nullptr;
+    const std::pair<const std::string, size_t>* most = nullptr;
     for (const auto& entry : bytes) {
         if (!most || entry.second > most->second) most = &entry;
     }
-    return most ? dtype_info(most->first).name : "";
+    return most ? most->first : "";
 }
 
 }  // namespace
@@ -35,6 +35,7 @@ ModelConfig load_config(const GgufFile& file) {
     config.dtype = main_dtype(file);
     config.file_bytes = static_cast<int64_t>(file.file_size());
     for (const GgufTensor& tensor : file.tensors()) {
+        if (tensor.data.empty()) continue;  // of an unknown type, whose shape nothing vouches for
         int64_t elements = 1;
         for (const int64_t n : tensor.shape) elements *= n;
         config.n_parameters += elements;

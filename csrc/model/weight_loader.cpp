@@ -2,6 +2,7 @@
 
 #include "chatglm/error.h"
 #include "format/quantize.h"
+#include "format/super_blocks.h"
 
 namespace chatglm {
 namespace {
@@ -20,12 +21,12 @@ const GgufTensor& WeightLoader::find(const std::string& name, const std::vector<
         throw FormatError("'" + file_.path() + "' lacks the tensor '" + name +
                           "'. The conversion was not complete: convert the checkpoint again.");
     }
-    if (!tensor->supported) {
-        throw FormatError(
-            "In '" + file_.path() + "' tensor '" + name + "' has the ggml type number " +
-            std::to_string(tensor->ggml_type) +
-            ", which this version cannot compute with. Use f32, f16, bf16, q8_0, q5_0, q5_1, q4_0 or "
-            "q4_1.");
+    if (!tensor->supported && !tensor->transcodable) {
+        throw FormatError("In '" + file_.path() + "' tensor '" + name + "' has the type " +
+                          tensor->type_name +
+                          ", which this version cannot use. Get the model in another type, for example q8_0, "
+                          "q6_K, q4_K or q4_0, or convert the original checkpoint with "
+                          "'python -m chatglm_cpp.convert -i HF_FOLDER -o model.gguf'.");
     }
     if (tensor->shape != shape) {
         throw FormatError("In '" + file_.path() + "' tensor '" + name + "' has the shape " +
@@ -36,7 +37,10 @@ const GgufTensor& WeightLoader::find(const std::string& name, const std::vector<
 }
 
 Weight WeightLoader::matrix(const std::string& name, int64_t rows, int64_t cols) {
-    return backend_.load_matrix(find(name, {rows, cols}));
+    const GgufTensor& tensor = find(name, {rows, cols});
+    if (tensor.supported) return backend_.load_matrix(tensor);
+    if (!pool_) pool_.emplace(backend_.n_threads());
+    return backend_.load_matrix(repacked_.add(file_, tensor, *pool_));
 }
 
 const float* WeightLoader::vector(const std::string& name, int64_t n) {
@@ -49,7 +53,11 @@ const float* WeightLoader::rows(const std::string& name, int64_t n_rows, int64_t
 
 const float* WeightLoader::widen(const GgufTensor& tensor, int64_t n) {
     std::vector<float> values(static_cast<size_t>(n));
-    dequantize_row(tensor.type, tensor.data.data(), values.data(), n);
+    if (tensor.supported) {
+        dequantize_row(tensor.type, tensor.data.data(), values.data(), n);
+    } else {
+        dequantize_row(static_cast<SuperType>(tensor.ggml_type), tensor.data.data(), values.data(), n);
+    }
     vectors_.push_back(backend_.allocate(values.size() * sizeof(float)));
     backend_.upload(values.data(), vectors_.back().get(), values.size() * sizeof(float));
     return reinterpret_cast<const float*>(vectors_.back().get());

@@ -201,6 +201,7 @@ class Session {
     explicit Session(const Settings& settings) : s_(settings) {
         const auto start = std::chrono::steady_clock::now();
         pipeline_ = std::make_unique<Pipeline>(s_.model, s_.pipeline);
+        for (const std::string& note : pipeline_->notes()) std::fprintf(stderr, "note: %s\n", note.c_str());
         if (s_.system && !s_.system->empty()) messages_.push_back({ChatMessage::kRoleSystem, *s_.system, {}});
         n_fixed_ = messages_.size();
         if (s_.verbose) {

@@ -21,7 +21,7 @@ enum class PositionKind {
 struct ModelConfig {
     std::string architecture;  // "chatglm", "glm4"
     std::string name;
-    std::string dtype;  // type of most weights, for example "q4_0"
+    std::string dtype;  // type of most weights in the file, for example "q4_0"
 
     int vocab_size = 0;  // rows of the embedding, padding included
     int hidden_size = 0;

@@ -74,6 +74,8 @@ class Pipeline {
     int n_threads() const;
     const std::string& kv_dtype() const;
     const char* isa() const;  // name of the kernels in use, for example "avx2"
+    // Sentences that a program may show its user: what loading the file took beyond mapping it. Usually none.
+    std::vector<std::string> notes() const;
 
     // The adapters that generations use which start from now on; those that run keep what they began with.
     // The files are opened here, those in use already are not read again. Throws FileError; FormatError for a

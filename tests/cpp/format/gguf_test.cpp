@@ -71,6 +71,41 @@ TEST_CASE("values, lists and tensors of a good file are read in place") {
     }
 }
 
+TEST_CASE("a tensor whose memory was given back is read again, and so are its neighbours") {
+    Bytes b;
+    b.put<uint32_t>(0x46554747).put<uint32_t>(3).put<uint64_t>(1).put<uint64_t>(0);
+    b.text("t").put<uint32_t>(1).put<uint64_t>(50000).put(uint32_t{24}).put<uint64_t>(0).pad(32);
+    for (int i = 0; i < 50000; ++i) b.put(static_cast<uint8_t>(i * 7 / 5));
+    const TemporaryFile file(b.data);
+    const GgufFile gguf(file.path());
+    const auto data = gguf.find_tensor("t")->data;
+    CHECK(gguf.find_tensor("t")->type_name == "i8");
+    CHECK_FALSE(gguf.find_tensor("t")->supported);
+    const std::vector<uint8_t> before(data.begin(), data.end());
+    gguf.release(data);
+    gguf.release(data.subspan(1, 10));
+    gguf.release({});
+    CHECK(std::vector<uint8_t>(data.begin(), data.end()) == before);
+}
+
+TEST_CASE("types that the engine cannot use are named, and checked as far as their size is known") {
+    const auto file_of = [](uint32_t type, uint64_t elements, size_t bytes) {
+        Bytes b;
+        b.put<uint32_t>(0x46554747).put<uint32_t>(3).put<uint64_t>(1).put<uint64_t>(0);
+        b.text("t").put<uint32_t>(1).put(elements).put(type).put<uint64_t>(0).pad(32);
+        b.data.append(bytes, '\1');
+        return b.data;
+    };
+    CHECK(message_of(file_of(39, 64, 34)).empty());  // mxfp4: 17 bytes for 32
+    CHECK(message_of(file_of(39, 64, 33)).find("cut short") != std::string::npos);
+    CHECK(message_of(file_of(39, 65, 100)).find("mxfp4 blocks of 32") != std::string::npos);
+    CHECK(message_of(file_of(12, 256, 143)).find("cut short") != std::string::npos);
+    const TemporaryFile unknown(file_of(99, uint64_t{1} << 40, 0));
+    const GgufFile gguf(unknown.path());
+    CHECK(gguf.find_tensor("t")->type_name == "ggml type 99");
+    CHECK(gguf.find_tensor("t")->data.empty());
+}
+
 TEST_CASE("a missing key or one of another kind is named") {
     const TemporaryFile file(sample());
     const GgufFile gguf(file.path());

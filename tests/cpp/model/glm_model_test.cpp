@@ -3,7 +3,10 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <string>
+#include <utility>
 
 #include "chatglm/error.h"
 #include "model/tiny_model.h"
@@ -165,4 +168,89 @@ TEST_CASE("a refused batch leaves the cache as it was") {
     CHECK(cache.length(a) == 0);
     CHECK(cache.length(b) == 0);
     CHECK(cache.used_pages() == 0);
+}
+
+TEST_CASE("a file of a type that is not computed with gives what it gives when repacked beforehand") {
+    const auto ids = some_ids(40);
+    for (const SuperType type : test::kSuperTypes) {
+        CAPTURE(super_type_info(type).name);
+        for (const bool tied : {true, false}) {
+            TinyModel tiny{.tied = tied, .hidden = 256, .layers = 2, .head_dim = 64, .ffn = 512};
+            tiny.super = type;
+            const TemporaryFile stored(tiny.build());
+            tiny.repacked = true;
+            const TemporaryFile native(tiny.build());
+            std::vector<float> logits[2];
+            for (const TemporaryFile* path : {&stored, &native}) {
+                const GgufFile file(path->path());
+                const auto backend = make_cpu_backend(path == &stored ? 3 : 1);
+                const GlmModel model(file, *backend);
+                KvCache cache(*backend, model.kv_layout(DType::f16));
+                logits[path == &native] = logits_of(model, cache, ids, ids.size());
+                const auto notes = model.notes();
+                const std::string used = dtype_info(transcoded_type(type)).name;
+                if (path == &native) {
+                    CHECK(model.config().dtype == used);
+                    CHECK(notes.empty());
+                    continue;
+                }
+                CHECK(model.config().dtype == super_type_info(type).name);
+                REQUIRE(notes.size() == 1);
+                CHECK(notes[0].find((tied ? "9 matrices of the type " : "10 matrices of the type ") +
+                                    model.config().dtype + " were repacked as " + used) == 0);
+            }
+            CHECK(same_bits(logits[0], logits[1]));
+            CHECK(std::all_of(logits[0].begin(), logits[0].end(), [](float x) { return std::isfinite(x); }));
+        }
+    }
+}
+
+TEST_CASE("types that cannot be used, damaged scales and files cut short are told in a sentence") {
+    TinyModel tiny{.hidden = 256, .layers = 1, .head_dim = 64, .ffn = 256};
+    tiny.super = SuperType::q4_K;
+    const std::string good = tiny.build();
+    const auto message_of = [](const std::string& content) -> std::string {
+        const TemporaryFile path(content);
+        try {
+            const GgufFile file(path.path());
+            const auto backend = make_cpu_backend(2);
+            const GlmModel model(file, *backend);
+        } catch (const FormatError& e) {
+            return e.what();
+        }
+        return "";
+    };
+    CHECK(message_of(good).empty());
+
+    // A scale in the last matrix, behind which nothing follows.
+    std::string damaged = good;
+    const uint16_t infinity = 0x7c00;
+    std::memcpy(damaged.data() + damaged.size() - sizeof(BlockQ4_K), &infinity, sizeof infinity);
+    const std::string said = message_of(damaged);
+    CHECK(said.find("row 255 of tensor 'blk.0.ffn_down.weight' (q4_K)") != std::string::npos);
+    CHECK(said.find("damaged") != std::string::npos);
+
+    CHECK(message_of(good.substr(0, good.size() - 1)).find("cut short") != std::string::npos);
+    CHECK(message_of(good.substr(0, good.size() - 50000)).find("cut short") != std::string::npos);
+
+    // The type stands after the name, the number of dimensions and two sizes.
+    const auto with_type = [&](uint32_t number) {
+        std::string content = good;
+        const std::string name = "token_embd.weight";
+        std::memcpy(content.data() + content.find(name) + name.size() + 20, &number, sizeof number);
+        return message_of(content);
+    };
+    for (const auto& [number, name] : {std::pair{17u, "iq2_xs"}, {39u, "mxfp4"}, {77u, "ggml type 77"}}) {
+        const std::string refused = with_type(number);
+        CHECK(refused.find("'token_embd.weight' has the type " + std::string(name)) != std::string::npos);
+        CHECK(refused.find("chatglm_cpp.convert") != std::string::npos);
+    }
+    tiny.hidden = 64;
+    tiny.super.reset();
+    std::string narrow = tiny.build();
+    const std::string name = "token_embd.weight";
+    const uint32_t q6_K = 14;
+    std::memcpy(narrow.data() + narrow.find(name) + name.size() + 20, &q6_K, sizeof q6_K);
+    CHECK(message_of(narrow).find("64 elements, which is not a whole number of q6_K blocks of 256") !=
+          std::string::npos);
 }

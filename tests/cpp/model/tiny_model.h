@@ -2,17 +2,23 @@
 #pragma once
 
 #include <cmath>
+#include <optional>
 #include <random>
 #include <string>
 #include <vector>
 
 #include "format/gguf_builder.h"
 #include "format/quantize.h"
+#include "format/super_block_samples.h"
+#include "format/transcode.h"
 
 namespace chatglm::test {
 
 struct TinyModel {
     DType type = DType::f32;
+    // Matrices of random blocks of this type instead; as they are, or as the engine repacks them.
+    std::optional<SuperType> super = std::nullopt;
+    bool repacked = false;
     bool fused_qkv = true;
     bool tied = false;
     std::string chat_template = {};
@@ -88,15 +94,26 @@ struct TinyModel {
         head.key("chatglm.attention.layer_norm_rms_epsilon", GgufType::f32).put<float>(1e-5f);
         for (const Entry& e : entries) {
             const bool matrix = e.shape.size() == 2;
-            const DType t = matrix ? type : DType::f32;
+            const DType t = !matrix ? DType::f32 : super ? transcoded_type(*super) : type;
+            const bool as_super = matrix && super && !repacked;
             const int64_t rows = matrix ? e.shape[0] : 1, n = e.shape.back();
             head.text(e.name).put<uint32_t>(static_cast<uint32_t>(e.shape.size()));
             for (size_t i = e.shape.size(); i-- > 0;) head.put<uint64_t>(static_cast<uint64_t>(e.shape[i]));
             data.pad(32);
-            head.put<uint32_t>(static_cast<uint32_t>(t)).put<uint64_t>(data.data.size());
+            head.put<uint32_t>(as_super ? static_cast<uint32_t>(*super) : static_cast<uint32_t>(t))
+                .put<uint64_t>(data.data.size());
             std::vector<float> row(static_cast<size_t>(n));
             std::vector<char> stored(static_cast<size_t>(row_bytes(t, n)));
             for (int64_t r = 0; r < rows; ++r) {
+                if (matrix && super) {
+                    std::string blocks = super_row(n, random);
+                    if (repacked) {
+                        transcode_row(*super, blocks.data(), stored.data(), n);
+                        blocks.assign(stored.data(), stored.size());
+                    }
+                    data.data += blocks;
+                    continue;
+                }
                 for (float& x : row) {
                     // Uniform in [-1, 1) by hand: std's distributions differ between libraries.
                     x = static_cast<float>(static_cast<double>(random()) / 2147483648.0 - 1.0);
@@ -107,6 +124,16 @@ struct TinyModel {
             }
         }
         return head.pad(32).data + data.data;
+    }
+
+  private:
+    std::string super_row(int64_t n, std::mt19937& random) const {
+        std::string row;
+        for (int64_t i = 0; i < n; i += super_type_info(*super).block_size) {
+            const auto block = make_block(*super, 2e-4f, 1e-3f, [&](int) { return random() >> 24; });
+            row.append(reinterpret_cast<const char*>(block.data()), block.size());
+        }
+        return row;
     }
 };
 
