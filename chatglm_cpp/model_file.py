@@ -1,4 +1,4 @@
-"""From what a user calls a model to a GGUF file: checkpoints are converted once, into a cache folder."""
+"""From what a user calls a model to a GGUF file: what is none is converted once, into a cache folder."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from pathlib import Path
 from ._C import Error, InvalidArgument, __version__
 
 DEFAULT_MODEL = Path(__file__).with_name("default_model")
+OLD_MAGIC = b"ggml"  # of the model files of chatglm.cpp up to 0.4
+DEFAULT_DTYPE = "q4_0"  # of a checkpoint
 DTYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
 CACHE_VARIABLE = "CHATGLM_CPP_CACHE"
 
@@ -26,26 +28,27 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 def find_model(
     path: str | os.PathLike[str] | None, dtype: str | None = None, verbose: bool | None = None
 ) -> Path:
-    """The GGUF file for `path`: itself, or what the checkpoint folder `path` was converted to.
+    """The GGUF file for `path`: itself, or what the checkpoint folder or old file `path` was converted to.
 
     Args:
-        path: a GGUF file, the folder of a Hugging Face checkpoint, or None for the model in the package.
-        dtype: type of the matrices when a folder is converted, "q4_0" by default.
+        path: a GGUF file, the folder of a Hugging Face checkpoint, a model file of chatglm.cpp up to 0.4, or
+            None for the model in the package.
+        dtype: type of the matrices when something is converted; by default "q4_0" for a folder, and the
+            types that an old file has.
         verbose: say on stderr when something is converted; by default when stderr is a terminal.
 
     Raises:
         FileNotFoundError: there is nothing at `path`.
         Error: it is a folder, but no checkpoint, or converting needs packages that are not installed.
-        ValueError: the checkpoint cannot be converted; the message says why.
+        ValueError: the checkpoint or old file cannot be converted; the message says why.
         OSError: the cache folder cannot be written.
     """
-    dtype = dtype or "q4_0"
-    if dtype not in DTYPES:
+    if dtype is not None and dtype not in DTYPES:
         raise InvalidArgument(f"dtype is {dtype!r}; it can be {', '.join(DTYPES)}.")
     if path is None:
         if not (DEFAULT_MODEL / "config.json").is_file():
             raise FileNotFoundError("This installation has no model of its own; give the path of one.")
-        return _converted(DEFAULT_MODEL, dtype, verbose)
+        return _converted(DEFAULT_MODEL, dtype or DEFAULT_DTYPE, verbose)
     found = _expanded(path)
     if found.is_dir():
         if not (found / "config.json").is_file():
@@ -53,6 +56,8 @@ def find_model(
                 f"{found}: is a folder without config.json; give the folder of a Hugging Face checkpoint "
                 "or a .gguf file."
             )
+        return _converted(found, dtype or DEFAULT_DTYPE, verbose)
+    if is_old_model(found):
         return _converted(found, dtype, verbose)
     if not found.exists():
         message = f"{found}: no such file or folder."
@@ -63,6 +68,17 @@ def find_model(
             )
         raise FileNotFoundError(message)
     return found
+
+
+def is_old_model(path: Path) -> bool:
+    """Whether `path` is a model file of chatglm.cpp up to 0.4. What cannot be read is none."""
+    try:
+        if not path.is_file():  # opening a pipe would wait for its other end
+            return False
+        with open(path, "rb") as file:
+            return file.read(len(OLD_MAGIC)) == OLD_MAGIC
+    except OSError:
+        return False
 
 
 def engine_path(path: str | os.PathLike[str]) -> str:
@@ -82,7 +98,7 @@ def engine_path(path: str | os.PathLike[str]) -> str:
 
 
 def remove_damaged(path: str | os.PathLike[str] | None, converted: Path) -> bool:
-    """Deletes `converted`, the file of the checkpoint `path` in the cache, so that it is converted again.
+    """Deletes `converted`, the file in the cache that `path` was converted to, so that it is made again.
 
     False when `path` names the file itself, which is the user's, or when it cannot be deleted.
     """
@@ -161,11 +177,12 @@ def _make_cache(cache: Path) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
-def _converted(folder: Path, dtype: str, verbose: bool | None) -> Path:
-    folder = folder.resolve()
-    place = hashlib.sha256(os.fsencode(folder)).hexdigest()[:8]
-    name = re.sub(r"[^\w.-]", "_", folder.name)[:60] or "model"
-    name = f"{name}-{dtype}-{place}-{_state(folder)}.gguf"
+def _converted(source: Path, dtype: str | None, verbose: bool | None) -> Path:
+    """The file in the cache for the folder or old file `source`; `dtype` None keeps the types of a file."""
+    source = source.resolve()
+    place = hashlib.sha256(os.fsencode(source)).hexdigest()[:8]
+    name = re.sub(r"[^\w.-]", "_", source.name)[:60] or "model"
+    name = f"{name}-{dtype or 'stored'}-{place}-{_state(source)}.gguf"
     target = cache_folder() / name
     # A cache that cannot be written may still have been filled before.
     if target.parent == _temporary_cache() or not target.is_file():
@@ -177,16 +194,16 @@ def _converted(folder: Path, dtype: str, verbose: bool | None) -> Path:
         from .convert.report import ProgressBar
     except ImportError as error:
         raise Error(
-            f"{folder}: converting a checkpoint needs the package {error.name}; "
-            "run: pip install 'chatglm-cpp[convert]'"
+            f"{source}: converting it needs the package {error.name}; run: pip install 'chatglm-cpp[convert]'"
         ) from None
     if verbose is None:
         verbose = sys.stderr is not None and sys.stderr.isatty()
     if verbose:
-        print(f"Converting {folder} to {dtype}, once, into {target}", file=sys.stderr)
+        kind = f"to {dtype}" if dtype else "from the older file format"
+        print(f"Converting {source} {kind}, once, into {target}", file=sys.stderr)
     try:
         with ProgressBar(quiet=not verbose) as progress:
-            convert(folder, target, dtype, progress=progress)
+            convert(source, target, dtype, progress=progress)
     except ValueError:
         # Another process may have put the same file there, which Windows does not replace while it is in use.
         if not target.is_file():
@@ -195,22 +212,27 @@ def _converted(folder: Path, dtype: str, verbose: bool | None) -> Path:
     return target
 
 
-def _state(folder: Path) -> str:
+def _state(source: Path) -> str:
     """A digest of everything that decides what a conversion gives."""
     state = hashlib.sha256(__version__.encode())
-    for source in sorted(Path(__file__).with_name("convert").glob("*.py")):
-        state.update(source.read_bytes())
-    for file in sorted(folder.iterdir()):
-        if file.is_file() and not file.name.startswith(".") and file.suffix != ".gguf":
-            status = file.stat()
-            state.update(
-                f"{file.name}\0{status.st_size}\0{status.st_mtime_ns}\0".encode("utf-8", "surrogateescape")
-            )
+    for module in sorted(Path(__file__).with_name("convert").glob("*.py")):
+        state.update(module.read_bytes())
+    for file in [source] if source.is_file() else _files_that_count(source):
+        status = file.stat()
+        state.update(
+            f"{file.name}\0{status.st_size}\0{status.st_mtime_ns}\0".encode("utf-8", "surrogateescape")
+        )
     return state.hexdigest()[:12]
 
 
+def _files_that_count(folder: Path) -> list[Path]:
+    """The files of a checkpoint, without those that others put there."""
+    files = (file for file in folder.iterdir() if file.is_file())
+    return sorted(file for file in files if not file.name.startswith(".") and file.suffix != ".gguf")
+
+
 def _remove_outdated(target: Path) -> None:
-    """Deletes what the same folder and type were converted to before they changed, and what conversions
+    """Deletes what the same source and type were converted to before they changed, and what conversions
     that died have left."""
     kept = target.name.rpartition("-")[0]
     for other in target.parent.glob("*.gguf"):

@@ -34,14 +34,15 @@ class Pipeline:
     the number of threads or on `prefill_chunk`.
 
     Args:
-        path: a GGUF file; or the folder of a Hugging Face checkpoint, which is converted once into a cache
-            folder ($CHATGLM_CPP_CACHE, by default the platform's place for caches); or None for the small
-            model that comes with the package.
-        dtype: type of the matrices when a folder is converted: f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0.
+        path: a GGUF file; or the folder of a Hugging Face checkpoint or a model file of chatglm.cpp up to
+            0.4, which are converted once into a cache folder ($CHATGLM_CPP_CACHE, by default the platform's
+            place for caches); or None for the small model that comes with the package.
+        dtype: type of the matrices when something is converted: f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0.
+            By default q4_0 for a folder, and the types that an older file has.
         kv_dtype: type of the cache of keys and values, "f16" or "f32".
         n_threads: threads to compute with, 0 for one per physical core. `num_threads` is the same.
         prefill_chunk: tokens of a prompt computed at once; less means less memory and a faster Ctrl-C.
-        verbose: say on stderr when a checkpoint is converted; by default when stderr is a terminal.
+        verbose: say on stderr when something is converted; by default when stderr is a terminal.
 
     Raises:
         FileNotFoundError: there is nothing at `path`.
@@ -54,7 +55,7 @@ class Pipeline:
         self,
         path: str | os.PathLike[str] | None = None,
         *,
-        dtype: str | None = "q4_0",
+        dtype: str | None = None,
         kv_dtype: str = "f16",
         n_threads: int = 0,
         prefill_chunk: int = 512,

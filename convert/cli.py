@@ -15,7 +15,7 @@ from .architectures import supported
 from .driver import convert
 from .errors import ConvertError
 from .identify import CHAT_FORMATS, ROPE_SCALINGS
-from .plan import DTYPES
+from .plan import DEFAULT_TYPE, DTYPES
 from .report import ProgressBar, format_summary
 
 EXIT_BAD_INPUT = 2  # argparse uses the same for a wrong option
@@ -26,16 +26,18 @@ EXIT_BROKEN_PIPE = 141  # as of a program that SIGPIPE ends
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m chatglm_cpp.convert",
-        description="Convert a Hugging Face checkpoint of the GLM family to one GGUF file.",
+        description="Convert a Hugging Face checkpoint of the GLM family, or a model file of chatglm.cpp up "
+        "to 0.4, to one GGUF file.",
     )
-    parser.add_argument("-i", "--input", metavar="FOLDER", help="folder of the checkpoint")
+    parser.add_argument(
+        "-i", "--input", metavar="PATH", help="folder of the checkpoint, or file of chatglm.cpp"
+    )
     parser.add_argument("-o", "--output", metavar="FILE", help="GGUF file to write")
     parser.add_argument(
         "-t",
         "--type",
-        default="q4_0",
         choices=list(DTYPES),
-        help="type of the matrices (default: %(default)s)",
+        help=f"type of the matrices (default: {DEFAULT_TYPE}, or those that a file of chatglm.cpp has)",
     )
     parser.add_argument("-l", "--lora", metavar="FOLDER", help="LoRA adapter (PEFT) to add to the weights")
     parser.add_argument("--ptuning", metavar="FOLDER", help="P-Tuning v2 prefix to carry in the file")

@@ -6,11 +6,13 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import identify
+from .chatglm_cpp_file import is_chatglm_cpp_file
+from .chatglm_cpp_model import open_chatglm_cpp_file
 from .checkpoint_model import Choices, Model, open_checkpoint, open_vocabulary
 from .encode import Findings, encode_tensor
 from .errors import ConvertError
@@ -41,7 +43,7 @@ class Summary:
 def convert(
     input: str | os.PathLike[str],
     output: str | os.PathLike[str],
-    dtype: str = "q4_0",
+    dtype: str | None = None,
     *,
     lora: str | os.PathLike[str] | None = None,
     ptuning: str | os.PathLike[str] | None = None,
@@ -52,19 +54,20 @@ def convert(
     threads: int = 0,
     progress: Progress | None = None,
 ) -> Summary:
-    """Converts a Hugging Face checkpoint folder into one GGUF file.
+    """Converts a Hugging Face checkpoint folder, or a file of chatglm.cpp up to 0.4, into one GGUF file.
 
     Weights, config.json and tokenizer files are read directly; no code of the checkpoint is run. Memory stays
     at a few slabs of 16 MiB, whatever the size of the model. `output` appears, or is replaced, only when it
     is complete.
 
     Args:
-        input: folder of the checkpoint.
+        input: folder of the checkpoint, or file of chatglm.cpp.
         output: GGUF file to write.
         dtype: type of the matrices: f32, f16, bf16, q8_0, q4_0, q4_1, q5_0 or q5_1. Norms and biases are f32.
+            By default q4_0 for a folder, and as they are stored, byte for byte, for a file of chatglm.cpp.
         lora: folder of a LoRA adapter (PEFT) that is added to the weights.
         ptuning: folder of a P-Tuning v2 prefix, which the file carries along.
-        name: general.name of the file; by default the checkpoint's own name.
+        name: general.name of the file; by default the checkpoint's own name, or that of the input file.
         chat_format: chatglm, chatglm2, chatglm3, glm4 or template; by default what the files say.
         rope_scaling: what `rope_ratio` of the original layout scales: "base", "position", or "auto" by model.
         vocab_only: write the tokenizer and metadata without tensors.
@@ -75,9 +78,9 @@ def convert(
         ConvertError: the checkpoint, an option or the target is not usable; the message says which and why.
     """
     start = time.perf_counter()
-    folder = Path(input)
+    source = Path(input)
     try:
-        target = _check_paths(folder, Path(output))
+        target = _check_paths(source, Path(output))
     except ConvertError:
         raise
     except (OSError, RuntimeError, ValueError) as error:  # too long, a loop of links, a zero byte
@@ -91,7 +94,7 @@ def convert(
         None if lora is None else Path(lora),
         None if ptuning is None else Path(ptuning),
     )
-    with _open(folder, choices, vocab_only) as model:
+    with _open(source, choices, vocab_only) as model:
         findings = _write(target, model.plan, model.metadata, threads, progress)
     return Summary(
         path=Path(output),
@@ -107,26 +110,41 @@ def convert(
     )
 
 
-def _open(folder: Path, choices: Choices, vocab_only: bool) -> contextlib.AbstractContextManager[Model]:
+def _open(source: Path, choices: Choices, vocab_only: bool) -> contextlib.AbstractContextManager[Model]:
+    if vocab_only and (choices.lora or choices.ptuning):
+        raise ConvertError("--lora and --ptuning change the weights, and --vocab-only leaves them out")
+    if not source.is_dir():
+        return _without_tensors(source, choices) if vocab_only else open_chatglm_cpp_file(source, choices)
     if vocab_only:
-        if choices.lora or choices.ptuning:
-            raise ConvertError("--lora and --ptuning change the weights, and --vocab-only leaves them out")
-        return contextlib.nullcontext(open_vocabulary(folder, choices))
-    return open_checkpoint(folder, choices)
+        return contextlib.nullcontext(open_vocabulary(source, choices))
+    return open_checkpoint(source, choices)
 
 
-def _check_paths(folder: Path, output: Path) -> Path:
+@contextlib.contextmanager
+def _without_tensors(source: Path, choices: Choices) -> Iterator[Model]:
+    with open_chatglm_cpp_file(source, choices) as model:
+        model.plan = Plan([], [], [])
+        yield model
+
+
+def _check_paths(source: Path, output: Path) -> Path:
     """The real path of the file to write."""
-    if not folder.exists():
-        raise ConvertError(f"{folder}: no such folder")
-    if not folder.is_dir():
-        raise ConvertError(f"{folder}: is a file; expected the folder of a checkpoint")
+    if not source.exists():
+        raise ConvertError(f"{source}: no such file or folder")
     target = output.resolve()
+    if not source.is_dir():
+        if not is_chatglm_cpp_file(source):
+            raise ConvertError(
+                f"{source}: is a file, but no model file of chatglm.cpp; expected one, or the folder of a "
+                "checkpoint"
+            )
+        if target == source.resolve():
+            raise ConvertError(f"{output}: is the file to convert; choose another output")
     if target.is_dir():
         raise ConvertError(f"{output}: is a folder; name the GGUF file to write")
     if target.exists() and not target.is_file():
         raise ConvertError(f"{output}: is no regular file")
-    if target.exists() and output.suffix != ".gguf" and output.parent.resolve() == folder.resolve():
+    if target.exists() and output.suffix != ".gguf" and output.parent.resolve() == source.resolve():
         raise ConvertError(f"{output}: is a file of the checkpoint itself; choose another output")
     if not target.parent.is_dir():
         raise ConvertError(f"{output}: the folder {target.parent} does not exist")
@@ -135,8 +153,10 @@ def _check_paths(folder: Path, output: Path) -> Path:
     return target
 
 
-def _check_options(dtype: str, chat_format: str | None, rope_scaling: str, threads: int) -> DType:
-    if dtype not in DTYPES:
+def _check_options(
+    dtype: str | None, chat_format: str | None, rope_scaling: str, threads: int
+) -> DType | None:
+    if dtype is not None and dtype not in DTYPES:
         raise ConvertError(f"unknown type {dtype!r}; choose one of {', '.join(DTYPES)}")
     if chat_format is not None and chat_format not in identify.CHAT_FORMATS:
         raise ConvertError(
@@ -148,7 +168,7 @@ def _check_options(dtype: str, chat_format: str | None, rope_scaling: str, threa
         )
     if not 0 <= threads <= MAX_THREADS:
         raise ConvertError(f"threads is {threads}, expected 0 (one per core) to {MAX_THREADS}")
-    return DTYPES[dtype]
+    return None if dtype is None else DTYPES[dtype]
 
 
 def _write(

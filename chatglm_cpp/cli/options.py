@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 
-from ..model_file import DTYPES
+from ..model_file import DEFAULT_DTYPE, DTYPES
 from ..pipeline import Pipeline
 
 
@@ -15,13 +15,14 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "-m",
         "--model",
         metavar="PATH",
-        help="GGUF file, or folder of a Hugging Face checkpoint (default: the small model of the package)",
+        help="GGUF file, folder of a Hugging Face checkpoint, or file of chatglm.cpp up to 0.4 "
+        "(default: the small model of the package)",
     )
     group.add_argument(
         "--dtype",
         choices=DTYPES,
-        default="q4_0",
-        help="type of the matrices when a folder is converted (default: %(default)s)",
+        help=f"type of the matrices when a model is converted (default: {DEFAULT_DTYPE} for a folder; the "
+        "types that it has for a file of chatglm.cpp)",
     )
     group.add_argument(
         "--kv_dtype", "--kv-dtype", choices=("f16", "f32"), default="f16",
