@@ -50,7 +50,8 @@ ALIGNMENT = 16  # of a tensor's data in the file
 MAX_TOKENIZER_BYTES = 64 << 20
 MAX_NAME_BYTES = 256
 MAX_DIMS = 4
-MAX_TENSORS = 1 << 14  # ChatGLM-6B has 12 a layer
+MAX_LAYERS = 1024
+TENSORS_A_LAYER = 16  # at most; ChatGLM-6B has 12
 
 
 def is_chatglm_cpp_file(path: Path) -> bool:
@@ -147,9 +148,11 @@ class ChatglmCppFile:
 
     def _read_tensors(self) -> dict[str, TensorRef]:
         tensors: dict[str, TensorRef] = {}
+        n_layers = self.header["num_layers"]
+        limit = TENSORS_A_LAYER * (1 + min(max(n_layers, 0), MAX_LAYERS))
         while self._left:
-            if len(tensors) == MAX_TENSORS:
-                raise self._wrong(f"there are more than {MAX_TENSORS} tensors")
+            if len(tensors) == limit:
+                raise self._wrong(f"there are more than {limit} tensors for {n_layers} layers")
             ref = self._read_tensor(len(tensors))
             if ref.name in tensors:
                 raise self._wrong(f"tensor {ref.name} is there twice")

@@ -230,9 +230,9 @@ def _vocabulary(file: ChatglmCppFile, config: Settings, choices: Choices) -> tup
 
 
 def _type_of_most(plan: Plan) -> str:
-    """The type of most bytes of matrices."""
+    """The type of most matrices."""
     matrices = count_by_type([tensor for tensor in plan.tensors if len(tensor.shape) > 1])
-    return max(matrices, key=lambda name: matrices[name][1])
+    return max(matrices, key=lambda name: matrices[name][0])
 
 
 def _rope_notes(file: ChatglmCppFile, hparams: Hparams, choices: Choices) -> list[str]:

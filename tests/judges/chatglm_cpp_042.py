@@ -1,13 +1,14 @@
 """Writes model files with chatglm-cpp 0.4.2's own converter and answers with its own engine.
 
-Run by a Python that has that package (and torch, safetensors, sentencepiece), which is named like ours and so needs
-a process of its own:
+Run by a Python that has that package (and torch, safetensors, tqdm), which is named like ours and so needs a
+process of its own. Its threads spin while they wait for each other: on a busy machine it takes minutes.
 
     PYTHON chatglm_cpp_042.py < JOBS.json > ANSWERS.json
 
 JOBS is a list of {"checkpoint": folder, "prefix": folder or null, "dtype", "output": file to write,
-"prompts": [[id, ...], ...], "messages": [[...], ...], "max_new_tokens"}. ANSWERS gives for each job the greedy
-ids after each prompt ("ids"), the ids of each conversation ("chats"), and the ids that end a reply ("eos").
+"prompts": [[id, ...], ...], "messages": [[...], ...], "max_new_tokens"}. ANSWERS gives for each job the
+greedy ids after each prompt ("ids"), the ids of each conversation ("chats"), and the ids that end a reply
+("eos").
 """
 
 from __future__ import annotations
