@@ -202,8 +202,8 @@ def format_description(d: dict[str, Any]) -> str:
     if "file_bytes" in d:
         rows.append(("file", f"{d['path']}, {format_bytes(d['file_bytes'])}"))
     else:
-        place = f"file of {d['format']}" if "format" in d else "folder"
-        rows.append((place, f"{d['path']}, {format_bytes(d['source_bytes'])} of weights"))
+        place, origin = ("file", f", of {d['format']}") if "format" in d else ("folder", "")
+        rows.append((place, f"{d['path']}{origin}, {format_bytes(d['source_bytes'])} of weights"))
         rows.append(("converts", f"to {d['converts_to']}, {format_bytes(d['weight_bytes'])}"))
     if d["cache_bytes"] is not None:
         total = d["weight_bytes"] + d["cache_bytes"]

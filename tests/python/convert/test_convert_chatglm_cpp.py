@@ -292,7 +292,12 @@ def test_info_says_what_it_is_and_what_it_becomes(tmp_path, cache, capsys):
     path = save(tiny(3), tmp_path / "old.bin")
     assert program(["info", str(path)]) == 0
     text = capsys.readouterr().out
-    for words in ("file of chatglm.cpp up to 0.4", "converts", "the types that it has", "q4_0 (10 tensors"):
+    for words in (
+        "old.bin, of chatglm.cpp up to 0.4",
+        "converts",
+        "the types that it has",
+        "q4_0 (10 tensors",
+    ):
         assert words in text
     assert program(["info", str(path), "--json", "--dtype", "q8_0"]) == 0
     described = json.loads(capsys.readouterr().out)
