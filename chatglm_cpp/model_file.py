@@ -1,4 +1,4 @@
-"""From what a user calls a model to a GGUF file: checkpoints are converted once, into a cache folder."""
+"""From what a user calls a model to a GGUF file: what is none is converted once, into a cache folder."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from ._C import Error, InvalidArgument, __version__
+from ._C import Error, FormatError, InvalidArgument, __version__
 
 DEFAULT_MODEL = Path(__file__).with_name("default_model")
+OLD_MAGIC = b"ggml"  # of the model files of chatglm.cpp up to 0.4
+DEFAULT_DTYPE = "q4_0"  # of a checkpoint
 DTYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
 CACHE_VARIABLE = "CHATGLM_CPP_CACHE"
 
@@ -28,27 +30,28 @@ _MAYBE_ON_HUB = re.compile(r"[\w.-]+/[\w.-]+")
 def find_model(
     path: str | os.PathLike[str] | None, dtype: str | None = None, verbose: bool | None = None
 ) -> Path:
-    """The GGUF file for `path`: itself, or what the checkpoint `path` was converted to.
+    """The GGUF file for `path`: itself, or what the checkpoint or old file `path` was converted to.
 
     Args:
-        path: a GGUF file, the folder of a Hugging Face checkpoint, its name on the Hugging Face Hub, or None
-            for the model in the package.
-        dtype: type of the matrices when a checkpoint is converted, "q4_0" by default.
+        path: a GGUF file, the folder of a Hugging Face checkpoint, its name on the Hugging Face Hub, a model
+            file of chatglm.cpp up to 0.4, or None for the model in the package.
+        dtype: type of the matrices when something is converted; by default "q4_0" for a checkpoint, and the
+            types that an old file has.
         verbose: show downloads and conversions on stderr; by default when stderr is a terminal.
 
     Raises:
         FileNotFoundError: there is nothing at `path`, or it cannot be had from the hub; the message says why.
         Error: downloading or converting needs packages that are not installed.
+        FormatError: the old file is damaged.
         ValueError: the checkpoint cannot be converted; the message says why.
         OSError: the cache folder cannot be written.
     """
-    dtype = dtype or "q4_0"
-    if dtype not in DTYPES:
+    if dtype is not None and dtype not in DTYPES:
         raise InvalidArgument(f"dtype is {dtype!r}; it can be {', '.join(DTYPES)}.")
     if path is None:
         if not (DEFAULT_MODEL / "config.json").is_file():
             raise FileNotFoundError("This installation has no model of its own; give the path of one.")
-        return _converted(_local_source(DEFAULT_MODEL), dtype, verbose)
+        return _converted(_local_source(DEFAULT_MODEL), dtype or DEFAULT_DTYPE, verbose)
     found = expand_user(path)
     if found.is_dir():
         if not (found / "config.json").is_file():
@@ -56,6 +59,8 @@ def find_model(
                 f"{found}: is a folder without config.json; give the folder of a Hugging Face checkpoint "
                 "or a .gguf file."
             )
+        return _converted(_local_source(found), dtype or DEFAULT_DTYPE, verbose)
+    if is_old_model(found):
         return _converted(_local_source(found), dtype, verbose)
     if not found.exists():
         if _MAYBE_ON_HUB.fullmatch(os.fspath(path)):
@@ -70,6 +75,17 @@ def expand_user(path: str | os.PathLike[str]) -> Path:
         return Path(path).expanduser()
     except RuntimeError:  # no such user, or no home folder: it may still be a name
         return Path(path)
+
+
+def is_old_model(path: Path) -> bool:
+    """Whether `path` is a model file of chatglm.cpp up to 0.4. What cannot be read is none."""
+    try:
+        if not path.is_file():  # opening a pipe would wait for its other end
+            return False
+        with open(path, "rb") as file:
+            return file.read(len(OLD_MAGIC)) == OLD_MAGIC
+    except OSError:
+        return False
 
 
 def engine_path(path: str | os.PathLike[str]) -> str:
@@ -89,7 +105,7 @@ def engine_path(path: str | os.PathLike[str]) -> str:
 
 
 def remove_damaged(path: str | os.PathLike[str] | None, converted: Path) -> bool:
-    """Deletes `converted`, the file of the checkpoint `path` in the cache, so that it is converted again.
+    """Deletes `converted`, the file in the cache that `path` was converted to, so that it is made again.
 
     False when `path` names the file itself, which is the user's, or when it cannot be deleted.
     """
@@ -162,16 +178,16 @@ def _make_cache(cache: Path) -> None:
 
 
 class _Source(NamedTuple):
-    """A checkpoint to convert."""
+    """A checkpoint or old file to convert."""
 
-    folder: Path
+    path: Path
     name: str  # how messages call it
     files: Iterable[str]  # a line for each of its files, which changes with its content
 
 
-def _local_source(folder: Path) -> _Source:
-    folder = folder.resolve()
-    return _Source(folder, str(folder), _file_states(folder))
+def _local_source(path: Path) -> _Source:
+    path = path.resolve()
+    return _Source(path, str(path), _file_states(path))
 
 
 def _hub_source(name: str, verbose: bool | None) -> _Source:
@@ -196,8 +212,7 @@ def _hub_source(name: str, verbose: bool | None) -> _Source:
 
 def _missing(name: str, error: ImportError) -> Error:
     return Error(
-        f"{name}: converting a checkpoint needs the package {error.name}; "
-        "run: pip install 'chatglm-cpp[convert]'"
+        f"{name}: converting it needs the package {error.name}; run: pip install 'chatglm-cpp[convert]'"
     )
 
 
@@ -205,10 +220,11 @@ def _is_verbose(verbose: bool | None) -> bool:
     return sys.stderr is not None and sys.stderr.isatty() if verbose is None else verbose
 
 
-def _converted(source: _Source, dtype: str, verbose: bool | None) -> Path:
+def _converted(source: _Source, dtype: str | None, verbose: bool | None) -> Path:
+    """The file in the cache for `source`; `dtype` None keeps the types of an old file."""
     place = hashlib.sha256(os.fsencode(source.name)).hexdigest()[:8]
     title = re.sub(r"[^\w.-]", "_", Path(source.name).name)[:60] or "model"
-    name = f"{title}-{dtype}-{place}-{_state(source.files)}.gguf"
+    name = f"{title}-{dtype or 'stored'}-{place}-{_state(source.files)}.gguf"
     target = cache_folder() / name
     # A cache that cannot be written may still have been filled before.
     if target.parent == _temporary_cache() or not target.is_file():
@@ -221,14 +237,18 @@ def _converted(source: _Source, dtype: str, verbose: bool | None) -> Path:
     except ImportError as error:
         raise _missing(source.name, error) from None
     if _is_verbose(verbose):
-        print(f"Converting {source.name} to {dtype}, once, into {target}", file=sys.stderr)
+        kind = f"to {dtype}" if dtype else "from the older file format"
+        print(f"Converting {source.name} {kind}, once, into {target}", file=sys.stderr)
     try:
         with ProgressBar(quiet=not _is_verbose(verbose)) as progress:
-            convert(source.folder, target, dtype, progress=progress)
-    except ValueError:
+            convert(source.path, target, dtype, progress=progress)
+    except ValueError as error:
         # Another process may have put the same file there, which Windows does not replace while it is in use.
-        if not target.is_file():
-            raise
+        if target.is_file():
+            return target
+        if source.path.is_file():
+            raise FormatError(str(error)) from None
+        raise
     _remove_outdated(target)
     return target
 
@@ -243,15 +263,20 @@ def _state(files: Iterable[str]) -> str:
     return state.hexdigest()[:12]
 
 
-def _file_states(folder: Path) -> Iterator[str]:
-    for file in sorted(folder.iterdir()):
-        if file.is_file() and not file.name.startswith(".") and file.suffix != ".gguf":
-            status = file.stat()
-            yield f"{file.name}\0{status.st_size}\0{status.st_mtime_ns}\0"
+def _file_states(path: Path) -> Iterator[str]:
+    for file in [path] if path.is_file() else _files_that_count(path):
+        status = file.stat()
+        yield f"{file.name}\0{status.st_size}\0{status.st_mtime_ns}\0"
+
+
+def _files_that_count(folder: Path) -> list[Path]:
+    """The files of a checkpoint, without those that others put there."""
+    files = (file for file in folder.iterdir() if file.is_file())
+    return sorted(file for file in files if not file.name.startswith(".") and file.suffix != ".gguf")
 
 
 def _remove_outdated(target: Path) -> None:
-    """Deletes what the same folder and type were converted to before they changed, and what conversions
+    """Deletes what the same source and type were converted to before they changed, and what conversions
     that died have left."""
     kept = target.name.rpartition("-")[0]
     for other in target.parent.glob("*.gguf"):

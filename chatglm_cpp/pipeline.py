@@ -36,10 +36,11 @@ class Pipeline:
 
     Args:
         path: a GGUF file; or the folder of a Hugging Face checkpoint, or its name on the Hugging Face Hub,
-            such as "THUDM/chatglm3-6b", which is downloaded: either is converted once into a cache folder
-            ($CHATGLM_CPP_CACHE, by default the platform's place for caches); or None for the small model
-            that comes with the package.
-        dtype: type of the matrices of what is converted: f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0.
+            such as "THUDM/chatglm3-6b", which is downloaded; or a model file of chatglm.cpp up to 0.4: all
+            these are converted once into a cache folder ($CHATGLM_CPP_CACHE, by default the platform's place
+            for caches); or None for the small model that comes with the package.
+        dtype: type of the matrices when something is converted: f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0.
+            By default q4_0 for a checkpoint, and the types that an older file has.
         kv_dtype: type of the cache of keys and values, "f16" or "f32".
         n_threads: threads to compute with, 0 for one per physical core. `num_threads` is the same.
         lora: a LoRA adapter (GGUF) to use, several of them, or {path: scale}; see set_lora.
@@ -57,7 +58,7 @@ class Pipeline:
         self,
         path: str | os.PathLike[str] | None = None,
         *,
-        dtype: str | None = "q4_0",
+        dtype: str | None = None,
         kv_dtype: str = "f16",
         n_threads: int = 0,
         lora: LoraLike = None,

@@ -1,4 +1,4 @@
-"""Conversion of Hugging Face checkpoints of the GLM family to GGUF.
+"""Conversion of checkpoints of the GLM family, and of model files of chatglm.cpp up to 0.4, to GGUF.
 
     from chatglm_cpp.convert import convert
     convert("chatglm3-6b", "chatglm3-q4_0.gguf", dtype="q4_0")

@@ -23,6 +23,8 @@ class Checkpoint:
     Use it as a context manager, or call close().
     """
 
+    sizes_from = "config.json"
+
     def __init__(self, folder: Path) -> None:
         self.files, self._index = find_weight_files(folder)
         self._open: list[SafetensorsFile | TorchFile] = []

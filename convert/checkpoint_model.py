@@ -16,7 +16,7 @@ from .hub import checkpoint_name
 from .jsonfile import Settings, load_object
 from .lora import Adapter, merge_adapter
 from .metadata import add_general, add_hparams, add_position_tokens, add_tokenizer
-from .plan import DType, Plan, make_plan
+from .plan import DEFAULT_TYPE, DTYPES, DType, Plan, make_plan
 from .prequantized import resolve_integers
 from .ptuning import Prefix, has_prefix, is_prefix_only, read_prefix
 from .tokenizers import load_tokenizer
@@ -26,9 +26,9 @@ from .writer import Metadata
 
 @dataclass(frozen=True)
 class Choices:
-    """What the user may say about a checkpoint; None and "auto" leave it to the files."""
+    """What the user may say about a model; None and "auto" leave it to the files."""
 
-    dtype: DType
+    dtype: DType | None = None
     name: str | None = None
     chat_format: str | None = None
     rope_scaling: str = "auto"
@@ -75,7 +75,7 @@ def open_checkpoint(folder: Path, choices: Choices) -> Iterator[Model]:
         if prefix is not None:
             hparams = replace(hparams, prefix_length=prefix.length)
         model = _describe(folder, choices, arch, hparams, config)
-        model.plan = make_plan(arch, hparams, checkpoint, choices.dtype, prefix)
+        model.plan = make_plan(arch, hparams, checkpoint, choices.dtype or DTYPES[DEFAULT_TYPE], prefix)
         model.notes = (*model.notes, *notes)
         yield model
 
@@ -140,13 +140,28 @@ def _describe(
     named_ids = (*vocabulary.prefix_ids, *vocabulary.suffix_ids, *vocabulary.eos_ids)
     vocabulary.check_ids(named_ids, str(vocabulary.path))
     name = choices.name or _model_name(folder, config)
+    scales_positions = bool(arch) and _scales_positions(arch, folder, chat_format, choices.rope_scaling)
+    dtype = choices.dtype or DTYPES[DEFAULT_TYPE]
+    return make_model(name, arch, hparams, dtype, scales_positions, vocabulary, chat_format, template)
+
+
+def make_model(
+    name: str,
+    arch: Architecture | None,
+    hparams: Hparams | None,
+    dtype: DType,
+    scales_positions: bool,
+    vocabulary: Vocabulary,
+    chat_format: str,
+    template: str,
+) -> Model:
+    """A model without its tensors. `dtype` is the type of most matrices, `scales_positions` what rope_ratio
+    means."""
     gguf_arch = arch.gguf_arch if arch else "chatglm"
     metadata = Metadata()
-    add_general(metadata, gguf_arch, "model", name, choices.dtype)
+    add_general(metadata, gguf_arch, "model", name, dtype)
     if arch and hparams:
-        add_hparams(
-            metadata, arch, hparams, _scales_positions(arch, folder, chat_format, choices.rope_scaling)
-        )
+        add_hparams(metadata, arch, hparams, scales_positions)
         add_position_tokens(metadata, arch, vocabulary)
     add_tokenizer(metadata, vocabulary, chat_format, template)
     return Model(

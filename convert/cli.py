@@ -16,7 +16,7 @@ from .driver import convert
 from .errors import ConvertError
 from .hub import HUBS
 from .identify import CHAT_FORMATS, ROPE_SCALINGS
-from .plan import DTYPES
+from .plan import DEFAULT_TYPE, DTYPES
 from .report import ProgressBar, format_summary
 
 EXIT_BAD_INPUT = 2  # argparse uses the same for a wrong option
@@ -27,20 +27,23 @@ EXIT_BROKEN_PIPE = 141  # as of a program that SIGPIPE ends
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m chatglm_cpp.convert",
-        description="Convert a Hugging Face checkpoint of the GLM family to one GGUF file.",
+        description="Convert a Hugging Face checkpoint of the GLM family, or a model file of chatglm.cpp up "
+        "to 0.4, to one GGUF file.",
     )
     parser.add_argument(
         "-i",
         "--input",
         metavar="MODEL",
-        help="folder of the checkpoint or of a LoRA adapter, or its name on a hub, such as THUDM/chatglm3-6b",
+        help="folder of the checkpoint or of a LoRA adapter, its name on a hub, such as THUDM/chatglm3-6b, "
+        "or a file of chatglm.cpp",
     )
     parser.add_argument("-o", "--output", metavar="FILE", help="GGUF file to write")
     parser.add_argument(
         "-t",
         "--type",
         choices=list(DTYPES),
-        help="type of the matrices (default: q4_0; f32 for an adapter)",
+        help=f"type of the matrices (default: {DEFAULT_TYPE}; f32 for an adapter; those that a file of "
+        "chatglm.cpp has)",
     )
     parser.add_argument("-l", "--lora", metavar="MODEL", help="LoRA adapter (PEFT) to add to the weights")
     parser.add_argument(

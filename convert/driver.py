@@ -6,11 +6,13 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from . import identify
+from .chatglm_cpp_file import is_chatglm_cpp_file
+from .chatglm_cpp_model import open_chatglm_cpp_file
 from .checkpoint_model import Choices, Model, open_checkpoint, open_vocabulary
 from .encode import Findings, encode_tensor
 from .errors import ConvertError
@@ -57,7 +59,7 @@ def convert(
     hub: str = "huggingface",
     revision: str | None = None,
 ) -> Summary:
-    """Converts a Hugging Face checkpoint, or a LoRA adapter, into one GGUF file.
+    """Converts a Hugging Face checkpoint, a LoRA adapter or a file of chatglm.cpp into one GGUF file.
 
     Weights, config.json and tokenizer files are read directly; no code of the checkpoint is run. Memory stays
     at a few slabs of 16 MiB, whatever the size of the model. `output` appears, or is replaced, only when it
@@ -67,14 +69,15 @@ def convert(
         input: folder of the checkpoint, or of a LoRA adapter (PEFT), which becomes a file of its own to be
             used beside the model's; or, where there is no such folder, its name on a hub, for example
             "THUDM/chatglm3-6b": what is needed of it is downloaded into the cache of the hub's library.
-            `base`, `lora` and `ptuning` may be names too.
+            `base`, `lora` and `ptuning` may be names too. Or a file of chatglm.cpp.
         output: GGUF file to write.
-        dtype: type of the matrices: f32, f16, bf16, q8_0, q4_0, q4_1, q5_0 or q5_1; by default q4_0, of an
-            adapter f32. Norms and biases are f32.
+        dtype: type of the matrices: f32, f16, bf16, q8_0, q4_0, q4_1, q5_0 or q5_1. Norms and biases are f32.
+            By default q4_0, of an adapter f32, and as they are stored, byte for byte, of a file of
+            chatglm.cpp.
         base: for an adapter: folder of the model it was trained on, of which config.json is read.
         lora: folder of a LoRA adapter (PEFT) that is added to the weights.
         ptuning: folder of a P-Tuning v2 prefix, which the file carries along.
-        name: general.name of the file; by default the checkpoint's own name.
+        name: general.name of the file; by default the checkpoint's own name, or that of the input file.
         chat_format: chatglm, chatglm2, chatglm3, glm4 or template; by default what the files say.
         rope_scaling: what `rope_ratio` of the original layout scales: "base", "position", or "auto" by model.
         vocab_only: write the tokenizer and metadata without tensors.
@@ -88,10 +91,10 @@ def convert(
         ConvertError: the checkpoint, an option or the target is not usable; the message says which and why.
     """
     start = time.perf_counter()
-    folder = Path(input)
+    source = Path(input)
     wanted = hub_name(input)
     try:
-        target = _check_paths(None if wanted else folder, Path(output))
+        target = _check_paths(None if wanted else source, Path(output))
     except ConvertError:
         raise
     except (OSError, RuntimeError, ValueError) as error:  # too long, a loop of links, a zero byte
@@ -100,9 +103,9 @@ def convert(
     _check_options(dtype, chat_format, rope_scaling, threads)
     quiet = progress is None
     if wanted:
-        folder = download(wanted, hub, revision, weights=not vocab_only, quiet=quiet)
+        source = download(wanted, hub, revision, weights=not vocab_only, quiet=quiet)
     elif revision is not None:
-        raise ConvertError(f"{folder}: is a folder here, which has no revisions; leave {revision!r} out")
+        raise ConvertError(f"{source}: is here on disk, which has no revisions; leave {revision!r} out")
 
     def local(other: str | os.PathLike[str] | None, weights: bool = True) -> Path | None:
         on_hub = None if other is None else hub_name(other)
@@ -110,25 +113,25 @@ def convert(
             return download(on_hub, hub, weights=weights, quiet=quiet)
         return None if other is None else Path(other)
 
-    chosen = DTYPES[dtype or ("f32" if is_adapter(folder) else "q4_0")]
+    choices = Choices(None if dtype is None else DTYPES[dtype], name, chat_format, rope_scaling)
     opened: contextlib.AbstractContextManager[Model]
-    if is_adapter(folder):
+    if is_adapter(source):
         if lora is not None or ptuning is not None or vocab_only:
             raise ConvertError(
-                f"{folder}: is a LoRA adapter: --lora, --ptuning and --vocab-only do not apply to one"
+                f"{source}: is a LoRA adapter: --lora, --ptuning and --vocab-only do not apply to one"
             )
-        opened = open_adapter(folder, local(base, weights=False), Choices(chosen, name))
+        opened = open_adapter(source, local(base, weights=False), choices)
     elif base is not None:
-        raise ConvertError(f"--base belongs to a LoRA adapter, and {folder} is none")
+        raise ConvertError(f"--base belongs to a LoRA adapter, and {source} is none")
     elif vocab_only:
         if lora is not None or ptuning is not None:
             raise ConvertError("--lora and --ptuning change the weights, and --vocab-only leaves them out")
-        opened = contextlib.nullcontext(
-            open_vocabulary(folder, Choices(chosen, name, chat_format, rope_scaling))
-        )
+        opened = _without_tensors(source, choices)
     else:
-        choices = Choices(chosen, name, chat_format, rope_scaling, local(lora), local(ptuning))
-        opened = open_checkpoint(folder, choices)
+        choices = replace(choices, lora=local(lora), ptuning=local(ptuning))
+        opened = (
+            open_checkpoint(source, choices) if source.is_dir() else open_chatglm_cpp_file(source, choices)
+        )
     with opened as model:
         findings = _write(target, model.plan, model.metadata, threads, progress)
     return Summary(
@@ -145,18 +148,34 @@ def convert(
     )
 
 
-def _check_paths(folder: Path | None, output: Path) -> Path:
-    """The real path of the file to write; `folder` is None while it is still to be downloaded."""
-    if folder is not None and not folder.exists():
-        raise ConvertError(f"{folder}: no such folder")
-    if folder is not None and not folder.is_dir():
-        raise ConvertError(f"{folder}: is a file; expected the folder of a checkpoint")
+@contextlib.contextmanager
+def _without_tensors(source: Path, choices: Choices) -> Iterator[Model]:
+    if source.is_dir():
+        yield open_vocabulary(source, choices)
+        return
+    with open_chatglm_cpp_file(source, choices) as model:
+        model.plan = Plan([], [], [])
+        yield model
+
+
+def _check_paths(source: Path | None, output: Path) -> Path:
+    """The real path of the file to write; `source` is None while it is still to be downloaded."""
+    if source is not None and not source.exists():
+        raise ConvertError(f"{source}: no such file or folder")
     target = output.resolve()
+    if source is not None and not source.is_dir():
+        if not is_chatglm_cpp_file(source):
+            raise ConvertError(
+                f"{source}: is a file, but no model file of chatglm.cpp; expected one, or the folder of a "
+                "checkpoint"
+            )
+        if target == source.resolve():
+            raise ConvertError(f"{output}: is the file to convert; choose another output")
     if target.is_dir():
         raise ConvertError(f"{output}: is a folder; name the GGUF file to write")
     if target.exists() and not target.is_file():
         raise ConvertError(f"{output}: is no regular file")
-    beside = folder is not None and output.parent.resolve() == folder.resolve()
+    beside = source is not None and output.parent.resolve() == source.resolve()
     if beside and target.exists() and output.suffix != ".gguf":
         raise ConvertError(f"{output}: is a file of the checkpoint itself; choose another output")
     if not target.parent.is_dir():

@@ -10,7 +10,7 @@ import numpy as np
 
 from .errors import ConvertError
 from .plan import PlannedTensor
-from .tensor import TensorRef, to_float32
+from .tensor import BLOCK, BLOCK_BYTES, TensorRef, to_float32
 
 # Elements converted at once. As f32 a slab takes 16 MiB: enough to keep every core busy for milliseconds,
 # little beside the smallest matrix of a 6B model.
@@ -46,6 +46,14 @@ def encode_tensor(
 
 
 def _inspect(rows: np.ndarray, source: TensorRef, target: str, findings: Findings) -> None:
+    if source.dtype in BLOCK_BYTES:
+        # A block begins with its scale, and in the types _1 its minimum, as f16.
+        n_bytes = 4 if source.dtype.endswith("_1") else 2
+        heads = np.ascontiguousarray(rows.reshape(-1, BLOCK_BYTES[source.dtype])[:, :n_bytes]).view(
+            np.float16
+        )
+        findings.not_finite += BLOCK * int((~np.isfinite(heads)).any(axis=1).sum())
+        return
     bits_type, mask, infinity, f16_overflow = _BITS[source.dtype]
     magnitude = rows.view(bits_type) & bits_type(mask)
     largest = int(magnitude.max(initial=0))

@@ -20,7 +20,7 @@ from .errors import ConvertError
 from .hub import checkpoint_name
 from .lora import CONFIG_FILE, Adapter, LowRank
 from .metadata import add_general
-from .plan import Plan, PlannedTensor, rules_with_layers, type_for
+from .plan import DTYPES, Plan, PlannedTensor, rules_with_layers, type_for
 from .tensor import TensorRef, read_float32
 from .writer import Metadata
 
@@ -56,7 +56,7 @@ def open_adapter(folder: Path, base: Path | None, choices: Choices) -> Iterator[
             raise _only_merged(adapter, f"changes {next(iter(left))}")
         metadata = Metadata()
         name = choices.name or checkpoint_name(folder)
-        add_general(metadata, arch.gguf_arch, "adapter", name, choices.dtype)
+        add_general(metadata, arch.gguf_arch, "adapter", name, choices.dtype or DTYPES["f32"])
         metadata.string("adapter.type", "lora")
         metadata.f32("adapter.lora.alpha", alpha)
         yield Model(name, arch.gguf_arch, "", metadata, Plan(tensors, [], []), hparams)
@@ -146,4 +146,4 @@ def _tensor(
 ) -> PlannedTensor:
     """A tensor that is made when it is read, so that one at a time is in memory."""
     ref = TensorRef(name, "f32", shape, path, lambda start, stop: make()[start:stop])
-    return PlannedTensor(name, shape, type_for(shape, choices.dtype), (ref,))
+    return PlannedTensor(name, shape, type_for(shape, choices.dtype or DTYPES["f32"]), (ref,))

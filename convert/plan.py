@@ -4,16 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
 from gguf import GGML_QUANT_SIZES, LlamaFileType
 from gguf import GGMLQuantizationType as GgmlType
 
 from .architecture import Architecture, Hparams, Rule
-from .checkpoint import Checkpoint
 from .errors import ConvertError
 from .ptuning import Prefix
-from .tensor import FLOAT_BYTES, TensorRef, select_rows
+from .tensor import BLOCK_BYTES, FLOAT_BYTES, TensorRef, select_rows
 from .writer import tensor_bytes
+
+
+class Weights(Protocol):
+    """Tensors by name, wherever they lie."""
+
+    tensors: dict[str, TensorRef]
+    sizes_from: str  # what says how large the model is, for messages
+
+    def where(self, tensor: str) -> Path:
+        """The file that should hold `tensor`."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -38,6 +50,8 @@ DTYPES = {
         DType("q5_1", GgmlType.Q5_1, LlamaFileType.MOSTLY_Q5_1),
     )
 }
+
+DEFAULT_TYPE = "q4_0"  # of a checkpoint's matrices
 
 
 @dataclass(frozen=True)
@@ -68,9 +82,16 @@ class Plan:
 
 
 def make_plan(
-    arch: Architecture, hparams: Hparams, checkpoint: Checkpoint, dtype: DType, prefix: Prefix | None = None
+    arch: Architecture,
+    hparams: Hparams,
+    checkpoint: Weights,
+    dtype: DType | None,
+    prefix: Prefix | None = None,
 ) -> Plan:
-    """Checks every tensor's presence, type and shape. Raises ConvertError that names file and tensor."""
+    """Checks every tensor's presence, type and shape. Raises ConvertError that names file and tensor.
+
+    `dtype` None leaves every matrix in the type that it is stored in.
+    """
     notes: list[str] = []
     conditions = {
         "": True,
@@ -93,18 +114,19 @@ def make_plan(
             sources.append(select_rows(ref, rule.order(hparams)) if rule.order else ref)
         shape = (sum(ref.shape[0] for ref in sources), *sources[0].shape[1:])
         name = rule.target.format(i=layer)
-        chosen = type_for(shape, dtype)
-        if len(shape) > 1 and chosen is not dtype:
+        wanted = dtype or DTYPES[sources[0].dtype]
+        chosen = type_for(shape, wanted)
+        if len(shape) > 1 and chosen is not wanted:
             narrow.append(name)
         tensors.append(PlannedTensor(name, shape, chosen, tuple(sources)))
-    if narrow:
+    if narrow and dtype:
         more = f" and {len(narrow) - 1} more" if len(narrow) > 1 else ""
         notes.append(
             f"{narrow[0]}{more}: rows are no multiple of 32 long, stored as f16 instead of {dtype.name}"
         )
     if prefix is not None:
         # Small, and the beginning of every conversation: not worth quantizing.
-        kind = dtype if dtype.name == "f32" else DTYPES["f16"]
+        kind = dtype if dtype and dtype.name == "f32" else DTYPES["f16"]
         tensors += [PlannedTensor(name, ref.shape, kind, (ref,)) for name, ref in prefix.tensors]
     rest = sorted(name for name in checkpoint.tensors if name not in used)
     skipped = [name for name in rest if not name.endswith(arch.ignored)]
@@ -123,7 +145,7 @@ def rules_with_layers(arch: Architecture, n_layers: int):  # type: ignore[no-unt
     yield from ((rule, 0) for rule in arch.rules[first_layer:] if "{i}" not in rule.target)
 
 
-def _is_tied(arch: Architecture, hparams: Hparams, checkpoint: Checkpoint, notes: list[str]) -> bool:
+def _is_tied(arch: Architecture, hparams: Hparams, checkpoint: Weights, notes: list[str]) -> bool:
     output = next(name for rule in arch.rules if rule.when == "untied" for name, _ in rule.sources)
     if hparams.tied is None:
         return output not in checkpoint.tensors
@@ -132,7 +154,7 @@ def _is_tied(arch: Architecture, hparams: Hparams, checkpoint: Checkpoint, notes
     return hparams.tied
 
 
-def _refuse_unexpected_bias(checkpoint: Checkpoint, rule: Rule, layer: int) -> None:
+def _refuse_unexpected_bias(checkpoint: Weights, rule: Rule, layer: int) -> None:
     """A bias that the configuration denies would be left out: the model would be another one."""
     if rule.when != "qkv_bias":
         return
@@ -140,22 +162,23 @@ def _refuse_unexpected_bias(checkpoint: Checkpoint, rule: Rule, layer: int) -> N
         name = pattern.format(i=layer)
         if name in checkpoint.tensors:
             raise ConvertError(
-                f"{checkpoint.tensors[name].path}: there is a tensor {name}, but config.json says there is "
-                "no such bias; one of the two belongs to another model."
+                f"{checkpoint.tensors[name].path}: there is a tensor {name}, but {checkpoint.sizes_from} "
+                "says there is no such bias; one of the two belongs to another model."
             )
 
 
-def _checked(checkpoint: Checkpoint, name: str, shape: tuple[int, ...]) -> TensorRef:
+def _checked(checkpoint: Weights, name: str, shape: tuple[int, ...]) -> TensorRef:
     ref = checkpoint.tensors.get(name)
     if ref is None:
         raise ConvertError(f"{checkpoint.where(name)}: tensor {name} is missing")
-    if ref.dtype not in FLOAT_BYTES:
+    if ref.dtype not in FLOAT_BYTES and (ref.dtype not in BLOCK_BYTES or len(shape) == 1):
         raise ConvertError(
             f"{ref.path}: tensor {name} has elements of type {ref.dtype}; f32, f16 or bf16 is expected"
         )
     if ref.shape != shape:
         raise ConvertError(
-            f"{ref.path}: tensor {name} has the shape {list(ref.shape)}, config.json makes it {list(shape)}"
+            f"{ref.path}: tensor {name} has the shape {list(ref.shape)}, "
+            f"{checkpoint.sizes_from} makes it {list(shape)}"
         )
     return ref
 

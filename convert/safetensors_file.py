@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from .errors import ConvertError
+from .reading import read_exactly
 from .tensor import TensorRef
 
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library itself
@@ -118,19 +119,7 @@ class SafetensorsFile:
         return TensorRef(name, name_of, tuple(shape), self.path, read_rows), begin, end
 
     def _read(self, offset: int, n_bytes: int, what: str) -> bytearray:
-        buffer = bytearray(n_bytes)
-        view = memoryview(buffer)
-        done = 0
-        try:
-            self._file.seek(offset)
-            while done < n_bytes:
-                n = self._file.readinto(view[done:])  # type: ignore[attr-defined]
-                if not n:
-                    raise ConvertError(f"{self.path}: the file ends inside {what}")
-                done += n
-        except OSError as error:
-            raise ConvertError(f"{self.path}: reading {what} failed: {error.strerror or error}") from None
-        return buffer
+        return read_exactly(self._file, self.path, offset, n_bytes, what)
 
 
 def _is_size(value: Any) -> bool:

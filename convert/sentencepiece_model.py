@@ -123,7 +123,8 @@ def _image_tokens(config: Settings, tokenizer_config: Settings, piece_ids: dict[
 
     config.json, which belongs to the weights, says it through the ids of the special tokens.
     """
-    for key, token in (("gmask_token_id", "[gMASK]"), ("bos_token_id", "<sop>")):
+    keys = {"gmask_token_id": "[gMASK]", "bos_token_id": "<sop>", "eos_token_id": "<eop>"}
+    for key, token in keys.items():
         if config.has(key):
             number = config.number(key, int) - piece_ids[token]
             if not 0 <= number <= MAX_IMAGE_TOKENS:

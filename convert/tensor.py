@@ -11,17 +11,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from gguf import GGMLQuantizationType as GgmlType
+from gguf.quants import dequantize
 
 FLOAT_BYTES = {"f32": 4, "f16": 2, "bf16": 2}
+BLOCK = 32  # values of a row that share a scale
+BLOCK_BYTES = {"q4_0": 18, "q4_1": 20, "q5_0": 22, "q5_1": 24, "q8_0": 34}
 
 
 @dataclass(frozen=True)
 class TensorRef:
     """Where a tensor is and how to read some of its rows.
 
-    `dtype` is "f32", "f16", "bf16", "i8", or the file's own name of a type that cannot be converted.
-    `read(start, stop)` gives rows start..stop as an array of shape (stop - start, *shape[1:]); bf16 comes as
-    uint16 bit patterns.
+    `dtype` is "f32", "f16", "bf16", "i8", a key of BLOCK_BYTES, or the file's own name of a type that cannot
+    be converted. `read(start, stop)` gives rows start..stop as an array of shape (stop - start, *shape[1:]);
+    bf16 comes as uint16 bit patterns, and a row of blocks as its bytes.
     """
 
     name: str
@@ -32,7 +36,10 @@ class TensorRef:
 
     @property
     def nbytes(self) -> int:
-        return math.prod(self.shape) * FLOAT_BYTES.get(self.dtype, 1)
+        count = math.prod(self.shape)
+        if self.dtype in BLOCK_BYTES:
+            return count // BLOCK * BLOCK_BYTES[self.dtype]
+        return count * FLOAT_BYTES.get(self.dtype, 1)
 
 
 def to_float32(rows: np.ndarray, dtype: str) -> np.ndarray:
@@ -90,3 +97,9 @@ def scale_integers(ref: TensorRef, scale: TensorRef, bits: int) -> TensorRef:
         return packed * factors[:, None]
 
     return replace(ref, dtype="f32", shape=(ref.shape[0], columns), read=read)
+
+
+def dequantized(ref: TensorRef) -> TensorRef:
+    """The floats that the blocks of `ref` stand for, as f32."""
+    kind = GgmlType[ref.dtype.upper()]
+    return replace(ref, dtype="f32", read=lambda start, stop: dequantize(ref.read(start, stop), kind))

@@ -44,16 +44,21 @@ def load_tokenizer(folder: Path, config: Settings, chat_format: str | None) -> t
                 )
             vocabulary = load_sentencepiece(path, data, chat_format)
     vocabulary.notes += notes
-    if path.name == ICE_TEXT:
-        known: tuple[str, ...] = ("chatglm",)
-    else:
-        known = ("chatglm2", "chatglm3") if vocabulary.model == "llama" else ("glm4", "template", "")
-    if chat_format not in known:
-        raise ConvertError(f"{path}: chat format {chat_format} does not go with this tokenizer")
+    check_chat_format(vocabulary, chat_format)
     if chat_format == "template" and not template:
         raise ConvertError(f"{tokenizer_config.path}: chat format template needs a chat_template")
     _end_ids(vocabulary, folder, config)
     return vocabulary, chat_format, template or templates.BY_FORMAT.get(chat_format, "")
+
+
+def check_chat_format(vocabulary: Vocabulary, chat_format: str) -> None:
+    """Raises ConvertError when prompts of this format cannot be made of these tokens."""
+    if vocabulary.position_ids:
+        known: tuple[str, ...] = ("chatglm",)
+    else:
+        known = ("chatglm2", "chatglm3") if vocabulary.model == "llama" else ("glm4", "template", "")
+    if chat_format not in known:
+        raise ConvertError(f"{vocabulary.path}: chat format {chat_format} does not go with this tokenizer")
 
 
 def _tokenizer_file(folder: Path, config: Settings) -> Path:

@@ -49,11 +49,14 @@ class Vocabulary:
                 return i
         return None
 
-    def pad_to(self, size: int) -> None:
-        """Fills up to the rows of the embedding with entries that never occur in text."""
+    def pad_to(self, size: int, sizes_from: str = "config.json") -> None:
+        """Fills up to the rows of the embedding with entries that never occur in text.
+
+        `sizes_from` says in messages where `size` stands.
+        """
         if len(self.tokens) > size:
             raise ConvertError(
-                f"{self.path}: {len(self.tokens)} tokens do not fit the vocabulary of {size} in config.json"
+                f"{self.path}: {len(self.tokens)} tokens do not fit the vocabulary of {size} in {sizes_from}"
             )
         for i in range(len(self.tokens), size):
             self.tokens.append(f"[PAD{i}]")

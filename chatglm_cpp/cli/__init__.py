@@ -26,7 +26,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"chatglm-cpp {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     chat.add_parser(commands)
-    commands.add_parser("convert", help="convert a Hugging Face checkpoint to GGUF", add_help=False)
+    commands.add_parser(
+        "convert",
+        help="convert a Hugging Face checkpoint, or a file of chatglm.cpp up to 0.4, to GGUF",
+        add_help=False,
+    )
     info.add_parser(commands)
     perplexity.add_parser(commands)
     return parser

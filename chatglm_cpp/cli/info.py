@@ -1,16 +1,18 @@
-"""`chatglm-cpp info`: what a model file or a checkpoint folder holds."""
+"""`chatglm-cpp info`: what a model file, an older one, or a checkpoint folder holds."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from .. import _C
-from ..model_file import DTYPES, engine_path
+from ..model_file import DEFAULT_DTYPE, DTYPES, engine_path, is_old_model
 from .terminal import format_bytes, format_count, printable
 
 CONTEXT = 2048  # tokens that the memory is stated for: the default max_length
@@ -22,23 +24,29 @@ def add_parser(commands: Any) -> None:
         "info",
         help="show what a model file or a checkpoint folder holds",
         description="For a GGUF file: what it holds and the memory it needs. For a folder of a Hugging "
-        "Face checkpoint: what it is and whether it converts.",
+        "Face checkpoint, or a model file of chatglm.cpp up to 0.4: what it is and whether it converts.",
     )
-    parser.add_argument("path", type=Path, metavar="PATH", help="GGUF file, or folder of a checkpoint")
+    parser.add_argument(
+        "path", type=Path, metavar="PATH", help="GGUF file, folder of a checkpoint, or file of chatglm.cpp"
+    )
     parser.add_argument("--tensors", action="store_true", help="list every tensor")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
         "--dtype",
         choices=DTYPES,
-        default="q4_0",
-        help="for a folder: type to convert to (default: %(default)s)",
+        help=f"type to convert to (default: {DEFAULT_DTYPE} for a folder; the types that it has for a file "
+        "of chatglm.cpp)",
     )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    is_folder = args.path.is_dir()
-    described = describe_checkpoint(args.path, args.dtype) if is_folder else describe_file(args.path)
+    if args.path.is_dir():
+        described = describe_checkpoint(args.path, args.dtype or DEFAULT_DTYPE)
+    elif is_old_model(args.path):
+        described = describe_old_file(args.path, args.dtype)
+    else:
+        described = describe_file(args.path)
     tensors = described.pop("tensors")
     if args.json:
         if args.tensors:
@@ -92,28 +100,48 @@ _GGUF_SIZES = {
 
 def describe_checkpoint(folder: Path, dtype: str) -> dict[str, Any]:
     """What the folder of a checkpoint would become. Reads the headers of its weights, and no weights."""
-    try:
-        from ..convert.checkpoint_model import Choices, open_checkpoint
-        from ..convert.plan import DTYPES as CONVERT_DTYPES
-    except ImportError as error:
-        raise _C.Error(
-            f"{folder}: looking into a checkpoint needs the package {error.name}; "
-            "run: pip install 'chatglm-cpp[convert]'"
-        ) from None
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder}: is a folder without config.json, so no checkpoint.")
+    with _missing_package(folder):
+        from ..convert.checkpoint_model import Choices, open_checkpoint
+        from ..convert.plan import DTYPES as CONVERT_DTYPES
     with open_checkpoint(folder, Choices(CONVERT_DTYPES[dtype])) as model:
-        plan, hparams, vocabulary = model.plan, model.hparams, model.vocabulary
-        assert hparams and vocabulary
+        return _describe(folder, model, dtype)
+
+
+def describe_old_file(path: Path, dtype: str | None) -> dict[str, Any]:
+    """What a model file of chatglm.cpp would become; `dtype` None keeps the types that it has."""
+    with _missing_package(path):
+        from ..convert.chatglm_cpp_model import open_chatglm_cpp_file
+        from ..convert.checkpoint_model import Choices
+        from ..convert.plan import DTYPES as CONVERT_DTYPES
+    with open_chatglm_cpp_file(path, Choices(CONVERT_DTYPES[dtype] if dtype else None)) as model:
+        described = _describe(path, model, dtype or "the types that it has")
+    return {**described, "format": "chatglm.cpp up to 0.4"}
+
+
+@contextlib.contextmanager
+def _missing_package(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except ImportError as error:
+        raise _C.Error(
+            f"{path}: looking into it needs the package {error.name}; run: pip install 'chatglm-cpp[convert]'"
+        ) from None
+
+
+def _describe(path: Path, model: Any, converts_to: str) -> dict[str, Any]:
+    """`model` as the converter opened it."""
     tensors = [
         {"name": t.name, "type": t.dtype.name, "shape": list(t.shape), "bytes": t.nbytes}
-        for t in plan.tensors
+        for t in model.plan.tensors
     ]
+    hparams = model.hparams
     return {
-        "path": str(folder),
+        "path": str(path),
         "name": model.name,
         "architecture": model.architecture,
-        "converts_to": dtype,
+        "converts_to": converts_to,
         **_sizes(
             {
                 "context": hparams.context,
@@ -126,10 +154,10 @@ def describe_checkpoint(folder: Path, dtype: str) -> dict[str, Any]:
             }
         ),
         "vocabulary": hparams.vocab,
-        "tokenizer": vocabulary.model,
+        "tokenizer": model.vocabulary.model,
         "chat_format": model.chat_format or None,
         **_weights(tensors),
-        "source_bytes": plan.source_bytes,
+        "source_bytes": model.plan.source_bytes,
         "tensors": tensors,
     }
 
@@ -176,7 +204,8 @@ def format_description(d: dict[str, Any]) -> str:
     if "file_bytes" in d:
         rows.append(("file", f"{d['path']}, {format_bytes(d['file_bytes'])}"))
     else:
-        rows.append(("folder", f"{d['path']}, {format_bytes(d['source_bytes'])} of weights"))
+        place, origin = ("file", f", of {d['format']}") if "format" in d else ("folder", "")
+        rows.append((place, f"{d['path']}{origin}, {format_bytes(d['source_bytes'])} of weights"))
         rows.append(("converts", f"to {d['converts_to']}, {format_bytes(d['weight_bytes'])}"))
     if d["cache_bytes"] is not None:
         weights = d.get("memory_bytes", d["weight_bytes"])

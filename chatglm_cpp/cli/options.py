@@ -7,7 +7,7 @@ import sys
 import time
 
 from .._C import InvalidArgument
-from ..model_file import DTYPES
+from ..model_file import DEFAULT_DTYPE, DTYPES
 from ..pipeline import Pipeline
 
 
@@ -17,14 +17,14 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "-m",
         "--model",
         metavar="PATH",
-        help="GGUF file, or a Hugging Face checkpoint: its folder, or its name on the Hub, such as "
-        "THUDM/chatglm3-6b (default: the small model of the package)",
+        help="GGUF file; a Hugging Face checkpoint: its folder, or its name on the Hub, such as "
+        "THUDM/chatglm3-6b; or a file of chatglm.cpp up to 0.4 (default: the small model of the package)",
     )
     group.add_argument(
         "--dtype",
         choices=DTYPES,
-        default="q4_0",
-        help="type of the matrices when a checkpoint is converted (default: %(default)s)",
+        help=f"type of the matrices when a model is converted (default: {DEFAULT_DTYPE} for a folder; the "
+        "types that it has for a file of chatglm.cpp)",
     )
     group.add_argument(
         "--kv_dtype", "--kv-dtype", choices=("f16", "f32"), default="f16",

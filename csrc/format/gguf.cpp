@@ -13,8 +13,9 @@ static_assert(std::endian::native == std::endian::little, "GGUF files are read i
 namespace chatglm {
 namespace {
 
-constexpr uint32_t kMagic = 0x46554747;    // "GGUF"
-constexpr uint64_t kMaxKeyLength = 65535;  // the specification's limit
+constexpr uint32_t kMagic = 0x46554747;     // "GGUF"
+constexpr uint32_t kOldMagic = 0x6c6d6767;  // "ggml"
+constexpr uint64_t kMaxKeyLength = 65535;   // the specification's limit
 constexpr uint32_t kMaxDims = 4;
 
 // Bytes of one element of a fixed-size metadata type, 0 for strings, arrays and unknown numbers.
@@ -170,10 +171,18 @@ uint64_t tensor_bytes(const Cursor& cursor, const GgufTensor& tensor, const Stor
 
 GgufFile::GgufFile(const std::string& path) : path_(path), file_(std::make_unique<MappedFile>(path)) {
     Cursor cursor(file_->bytes(), path_);
-    if (file_->size() < 4 || load<uint32_t>(file_->bytes().data()) != kMagic) {
+    const uint32_t magic = file_->size() < 4 ? 0 : load<uint32_t>(file_->bytes().data());
+    if (magic == kOldMagic) {
+        throw FormatError("'" + path_ +
+                          "' is a model file of chatglm.cpp up to version 0.4. Convert it, which keeps its "
+                          "weights as they are, with 'python -m chatglm_cpp.convert -i " +
+                          path_ + " -o model.gguf'.");
+    }
+    if (magic != kMagic) {
         throw FormatError("'" + path_ +
                           "' is not a GGUF file: it does not begin with the letters GGUF. Make one with "
-                          "'python -m chatglm_cpp.convert -i HF_FOLDER -o model.gguf'.");
+                          "'python -m chatglm_cpp.convert -i HF_FOLDER -o model.gguf'; the .bin files of "
+                          "chatglm.cpp up to version 0.4, which begin with ggml, convert too.");
     }
     cursor.take(4, "the header");
     const auto version = cursor.number<uint32_t>("the header");

@@ -175,6 +175,7 @@ TEST_CASE("huge counts, repeated names and unknown types are refused") {
 
     CHECK(message_of("").find("not a GGUF file") != std::string::npos);
     CHECK(message_of(std::string(100, 'x')).find("not a GGUF file") != std::string::npos);
+    CHECK(message_of("ggml" + std::string(100, '\0')).find("chatglm_cpp.convert -i") != std::string::npos);
 }
 
 TEST_CASE("a file that is absent or a folder is said to be so") {

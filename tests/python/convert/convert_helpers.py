@@ -68,14 +68,15 @@ GLM4_SPECIALS = (
 )  # fmt: skip
 
 
-def sentencepiece_bytes(n_pieces: int = N_PIECES) -> bytes:
-    """A SentencePiece model file: <unk> <s> </s> and letters."""
+def sentencepiece_bytes(n_pieces: int = N_PIECES, extra: tuple[str, ...] = ()) -> bytes:
+    """A SentencePiece model file: <unk> <s> </s> and letters, and then the pieces `extra`."""
 
     def field(number: int, data: bytes) -> bytes:
         return bytes([number << 3 | 2, len(data)]) + data
 
     pieces = [("<unk>", 2), ("<s>", 3), ("</s>", 3)]
     pieces += [(chr(0x4E00 + i), 1) for i in range(n_pieces - len(pieces))]
+    pieces += [(text, 4) for text in extra]
     parts = []
     for i, (text, kind) in enumerate(pieces):
         score = b"\x15" + struct.pack("<f", -float(i))

@@ -298,7 +298,7 @@ def test_bad_glm_checkpoint(tmp_path, capsys, case):
 
 
 def test_folder_that_is_not_there_or_no_folder(tmp_path, capsys):
-    assert "nowhere: no such folder" in fails(tmp_path / "nowhere", capsys)
+    assert "nowhere: no such file or folder" in fails(tmp_path / "nowhere", capsys)
     (tmp_path / "file").write_text("")
     assert "is a file" in fails(tmp_path / "file", capsys)
 
