@@ -244,11 +244,10 @@ def _converted(source: _Source, dtype: str | None, verbose: bool | None) -> Path
             convert(source.path, target, dtype, progress=progress)
     except ValueError as error:
         # Another process may have put the same file there, which Windows does not replace while it is in use.
-        if target.is_file():
-            return target
-        if source.path.is_file():
-            raise FormatError(str(error)) from None
-        raise
+        if not target.is_file():
+            if source.path.is_file():
+                raise FormatError(str(error)) from None
+            raise
     _remove_outdated(target)
     return target
 
