@@ -360,6 +360,11 @@ std::string GgufFile::get_string(std::string_view key, std::string_view fallback
     return has(key) ? get_string(key) : std::string(fallback);
 }
 
+uint64_t GgufFile::array_size(std::string_view key) const {
+    const GgufValue* value = find(key);
+    return value && value->type == GgufType::array ? value->count : 0;
+}
+
 std::vector<std::string_view> GgufFile::get_strings(std::string_view key) const {
     const GgufValue* value = find(key);
     if (!value) return {};

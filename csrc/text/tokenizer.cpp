@@ -37,13 +37,29 @@ auto naming(const GgufFile& file, const Build& build) {
     }
 }
 
-std::vector<TokenType> read_types(const GgufFile& file, size_t n_tokens) {
-    const std::vector<int64_t> numbers = file.get_ints(kTypes);
-    if (numbers.empty()) return std::vector<TokenType>(n_tokens, TokenType::normal);
-    if (numbers.size() != n_tokens) {
-        fail(file, std::string(kTypes) + " has " + std::to_string(numbers.size()) + " entries for " +
-                       std::to_string(n_tokens) + " tokens");
+// The views point into `file`.
+std::vector<std::string_view> read_tokens(const GgufFile& file) {
+    constexpr uint64_t kMaxTokens = 1 << 24;
+    const uint64_t n = file.array_size(kTokens);
+    if (n > kMaxTokens)
+        fail(file, std::string(kTokens) + " has " + std::to_string(n) + " entries, more than any vocabulary");
+    std::vector<std::string_view> tokens = file.get_strings(kTokens);
+    if (tokens.empty()) fail(file, std::string("there are no tokens in it (") + std::string(kTokens) + ")");
+    return tokens;
+}
+
+// One entry for each token. Asked before the entries are decoded, which takes memory.
+void check_size(const GgufFile& file, std::string_view key, size_t n_tokens) {
+    if (const uint64_t n = file.array_size(key); n != n_tokens) {
+        fail(file, std::string(key) + " has " + std::to_string(n) + " entries for " + std::to_string(n_tokens) +
+                       " tokens");
     }
+}
+
+std::vector<TokenType> read_types(const GgufFile& file, size_t n_tokens) {
+    if (!file.has(kTypes)) return std::vector<TokenType>(n_tokens, TokenType::normal);
+    check_size(file, kTypes, n_tokens);
+    const std::vector<int64_t> numbers = file.get_ints(kTypes);
     std::vector<TokenType> types;
     types.reserve(n_tokens);
     for (const int64_t number : numbers) {
@@ -57,11 +73,8 @@ std::vector<TokenType> read_types(const GgufFile& file, size_t n_tokens) {
 // Files that other programs wrote have only llama.cpp's arrays. The views point into `file`.
 SentencePieceModel model_from_arrays(const GgufFile& file, const std::vector<std::string_view>& tokens,
                                      const std::vector<TokenType>& types) {
+    check_size(file, kScores, tokens.size());
     const std::vector<float> scores = file.get_floats(kScores);
-    if (scores.size() != tokens.size()) {
-        fail(file, std::string(kScores) + " has " + std::to_string(scores.size()) + " entries for " +
-                       std::to_string(tokens.size()) + " tokens");
-    }
     SentencePieceModel model;
     model.algorithm = SentencePieceModel::Algorithm::bpe;
     model.normalization.add_dummy_prefix = file.get_bool("tokenizer.ggml.add_space_prefix", true);
@@ -84,7 +97,7 @@ SentencePieceModel model_from_arrays(const GgufFile& file, const std::vector<std
 }
 
 std::unique_ptr<SentencePieceTokenizer> read_sentencepiece(const GgufFile& file) {
-    const std::vector<std::string_view> tokens = file.get_strings(kTokens);
+    const std::vector<std::string_view> tokens = read_tokens(file);
     const std::vector<TokenType> types = read_types(file, tokens.size());
     const std::span<const uint8_t> original = file.get_bytes(kOriginal);
     const int64_t first_piece = file.get_int("chatglm.tokenizer.num_image_tokens", 0);
@@ -112,7 +125,7 @@ bool come_from_ranks(const std::vector<std::string_view>& merges) {
 }
 
 std::unique_ptr<ByteLevelBpeTokenizer> read_byte_level_bpe(const GgufFile& file) {
-    const std::vector<std::string_view> tokens = file.get_strings(kTokens);
+    const std::vector<std::string_view> tokens = read_tokens(file);
     const std::vector<TokenType> types = read_types(file, tokens.size());
     ByteLevelBpeModel model;
     model.tokens.reserve(tokens.size());
@@ -135,6 +148,9 @@ std::unique_ptr<ByteLevelBpeTokenizer> read_byte_level_bpe(const GgufFile& file)
 }
 
 std::vector<int32_t> read_ids(const GgufFile& file, std::string_view key, int32_t vocab_size) {
+    constexpr uint64_t kMaxIds = 1024;
+    if (const uint64_t n = file.array_size(key); n > kMaxIds)
+        fail(file, std::string(key) + " has " + std::to_string(n) + " entries");
     std::vector<int32_t> ids;
     for (const int64_t id : file.get_ints(key)) {
         if (id < 0 || id >= vocab_size) {
