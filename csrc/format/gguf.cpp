@@ -11,11 +11,12 @@ static_assert(std::endian::native == std::endian::little, "GGUF files are read i
 namespace chatglm {
 namespace {
 
-constexpr uint32_t kMagic = 0x46554747;    // "GGUF"
+constexpr uint32_t kMagic = 0x46554747;  // "GGUF"
 constexpr uint32_t kReversedMagic = 0x47475546;
 constexpr uint64_t kMaxKeyLength = 65535;  // the specification's limit
 constexpr uint32_t kMaxDims = 4;
-// A value or a tensor takes a multiple of its bytes in the file once it is read; real models have a few hundred.
+// A value or a tensor takes a multiple of its bytes in the file once it is read; real models have a few
+// hundred.
 constexpr uint64_t kMaxValues = 1 << 16;
 constexpr uint64_t kMaxTensors = 1 << 17;
 
@@ -168,10 +169,11 @@ uint64_t tensor_bytes(const Cursor& cursor, const GgufTensor& tensor, const DTyp
 }
 
 [[noreturn]] void big_endian(const std::string& path) {
-    throw FormatError("'" + path +
-                      "' is a big-endian GGUF file, and this program reads little-endian ones only. Download the "
-                      "ordinary file, or turn its bytes with 'gguf-convert-endian FILE little' of the Python "
-                      "package gguf.");
+    throw FormatError(
+        "'" + path +
+        "' is a big-endian GGUF file, and this program reads little-endian ones only. Download the "
+        "ordinary file, or turn its bytes with 'gguf-convert-endian FILE little' of the Python "
+        "package gguf.");
 }
 
 }  // namespace

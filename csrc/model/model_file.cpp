@@ -18,12 +18,14 @@ namespace {
 void check_kind(const GgufFile& file) {
     const std::string type = file.get_string("general.type", "model");
     if (type == "adapter") {
-        fail(file, "holds a LoRA adapter, which is no model of its own: open its base model, and give the adapter "
-                   "beside it (lora=\"FILE\", --lora FILE).");
+        fail(file,
+             "holds a LoRA adapter, which is no model of its own: open its base model, and give the adapter "
+             "beside it (lora=\"FILE\", --lora FILE).");
     }
     if (type == "mmproj") {
-        fail(file, "holds the projector of a model that sees images; this program runs language models. Give the "
-                   "file of the language model, which lies beside it.");
+        fail(file,
+             "holds the projector of a model that sees images; this program runs language models. Give the "
+             "file of the language model, which lies beside it.");
     }
     if (type != "model") {
         fail(file, "holds a file of the type '" + type + "' (general.type), not a model.");
@@ -35,19 +37,21 @@ void check_architecture(const GgufFile& file) {
     constexpr std::array<std::string_view, 3> kKnown{"chatglm", "glm4", "chatglm1"};
     if (std::find(kKnown.begin(), kKnown.end(), architecture) != kKnown.end()) return;
     const bool is_later_glm = architecture.starts_with("glm");
-    fail(file, "holds a model of the architecture '" + architecture + "'" +
-                   (is_later_glm ? ", a GLM of a later generation (a mixture of experts)" : "") +
-                   "; this program runs 'chatglm', 'glm4' and 'chatglm1' (the first ChatGLM-6B). llama.cpp runs "
-                   "most others.");
+    fail(file,
+         "holds a model of the architecture '" + architecture + "'" +
+             (is_later_glm ? ", a GLM of a later generation (a mixture of experts)" : "") +
+             "; this program runs 'chatglm', 'glm4' and 'chatglm1' (the first ChatGLM-6B). llama.cpp runs "
+             "most others.");
 }
 
 // Settings that change what the known tensors mean: ignoring them would give wrong answers.
 void check_variant(const GgufFile& file) {
     const std::string prefix = file.get_string("general.architecture") + ".";
     if (file.has(prefix + "rope.dimension_sections")) {
-        fail(file, "is the language part of a model that sees images (" + prefix +
-                       "rope.dimension_sections), which rotates positions in another way than this program does. "
-                       "llama.cpp runs it.");
+        fail(file,
+             "is the language part of a model that sees images (" + prefix +
+                 "rope.dimension_sections), which rotates positions in another way than this program does. "
+                 "llama.cpp runs it.");
     }
     if (file.get_int(prefix + "nextn_predict_layers", 0) != 0) {
         fail(file, "has layers that predict several tokens at once (" + prefix +
@@ -60,7 +64,8 @@ void check_variant(const GgufFile& file) {
     std::vector<float> values(static_cast<size_t>(n));
     if (n > 0) dequantize_row(factors->type, factors->data.data(), values.data(), n);
     if (n == 0 || std::any_of(values.begin(), values.end(), [](float f) { return f != 1.0f; })) {
-        fail(file, "scales its rotary frequencies one by one (rope_freqs.weight), which this program does not do.");
+        fail(file,
+             "scales its rotary frequencies one by one (rope_freqs.weight), which this program does not do.");
     }
 }
 

@@ -35,8 +35,8 @@ bool is_glm_edge(const GgufFile& file) {
 GuessedChat guess_chat(const GgufFile& file, const Tokenizer& tokenizer, const std::string& chat_template) {
     // The templates of ChatGLM2 and ChatGLM3 are written for another tokenizer than theirs: they miss the
     // spaces that encoding in parts puts in front, and know no tools.
-    const bool is_second_or_third = chat_template.find("[gMASK]sop") != std::string::npos &&
-                                    special_id(tokenizer, "sop") >= 0;
+    const bool is_second_or_third =
+        chat_template.find("[gMASK]sop") != std::string::npos && special_id(tokenizer, "sop") >= 0;
     if (!chat_template.empty() && !is_second_or_third) return {"template", chat_template};
     if (special_id(tokenizer, "<sop>") < 0) {
         return {special_id(tokenizer, "<|user|>") >= 0 ? "chatglm3" : "chatglm2", chat_template};
@@ -71,7 +71,8 @@ std::vector<int32_t> guess_eos_ids(const GgufFile& file, const Tokenizer& tokeni
     }
     add(file.get_int("tokenizer.ggml.eot_token_id", -1));
     add(file.get_int("tokenizer.ggml.eom_token_id", -1));
-    for (const std::string_view spelling : {"<|user|>", "<|observation|>"}) add(special_id(tokenizer, spelling));
+    for (const std::string_view spelling : {"<|user|>", "<|observation|>"})
+        add(special_id(tokenizer, spelling));
     return ids;
 }
 

@@ -1,5 +1,5 @@
-// What files of other programs (llama.cpp's converter) leave unsaid about their tokenizer, told from the special
-// tokens that the vocabulary has, from the chat template and from the sizes of the model.
+// What files of other programs (llama.cpp's converter) leave unsaid about their tokenizer, told from the
+// special tokens that the vocabulary has, from the chat template and from the sizes of the model.
 #pragma once
 
 #include <cstdint>

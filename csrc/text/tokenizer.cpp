@@ -51,8 +51,8 @@ std::vector<std::string_view> read_tokens(const GgufFile& file) {
 // One entry for each token. Asked before the entries are decoded, which takes memory.
 void check_size(const GgufFile& file, std::string_view key, size_t n_tokens) {
     if (const uint64_t n = file.array_size(key); n != n_tokens) {
-        fail(file, std::string(key) + " has " + std::to_string(n) + " entries for " + std::to_string(n_tokens) +
-                       " tokens");
+        fail(file, std::string(key) + " has " + std::to_string(n) + " entries for " +
+                       std::to_string(n_tokens) + " tokens");
     }
 }
 
@@ -190,7 +190,8 @@ std::unique_ptr<Tokenizer> Tokenizer::from_gguf(const GgufFile& file) {
     // In our own files an absent key means that there is none, for example no chat format in a base model.
     if (!file.has(kOriginal) && !file.has(kMergeByRank)) {
         const std::string& source = tokenizer->chat_template_;
-        if (tokenizer->prefix_ids_.empty()) tokenizer->prefix_ids_ = guess_prefix_ids(file, *tokenizer, source);
+        if (tokenizer->prefix_ids_.empty())
+            tokenizer->prefix_ids_ = guess_prefix_ids(file, *tokenizer, source);
         if (tokenizer->eos_ids_.empty()) tokenizer->eos_ids_ = guess_eos_ids(file, *tokenizer);
         if (chat_format.empty()) {
             GuessedChat chat = guess_chat(file, *tokenizer, source);

@@ -50,7 +50,7 @@ struct GgufLayout {
         }
         header_end = at_;
         data_begin = (at_ + alignment - 1) / alignment * alignment;
-        boundaries.push_back(data_begin);
+        boundaries.insert(boundaries.end(), {header_end, header_end + 1, data_begin});
         for (size_t at = data_begin; at < file.size(); at += 4096) boundaries.push_back(at);
         boundaries.push_back(file.size() - 1);
     }

@@ -1,5 +1,5 @@
-// Whatever is wrong with a file, opening it ends in a sentence that names the file, and takes no more memory than
-// the file could need.
+// Whatever is wrong with a file, opening it ends in a sentence that names the file, and takes no more memory
+// than the file could need.
 #include <doctest/doctest.h>
 
 #include <limits>
@@ -72,12 +72,16 @@ std::string with_entry(const std::string& good, const std::string& key, const st
     return file.pad(32).data + good.substr(layout.data_begin);
 }
 
-const std::vector<std::string> kRequired{
-    "general.architecture",       "chatglm.block_count",
-    "chatglm.embedding_length",   "chatglm.feed_forward_length",
-    "chatglm.context_length",     "chatglm.attention.head_count",
-    "chatglm.attention.layer_norm_rms_epsilon", "tokenizer.ggml.model",
-    "tokenizer.ggml.tokens",      "tokenizer.ggml.scores"};
+const std::vector<std::string> kRequired{"general.architecture",
+                                         "chatglm.block_count",
+                                         "chatglm.embedding_length",
+                                         "chatglm.feed_forward_length",
+                                         "chatglm.context_length",
+                                         "chatglm.attention.head_count",
+                                         "chatglm.attention.layer_norm_rms_epsilon",
+                                         "tokenizer.ggml.model",
+                                         "tokenizer.ggml.tokens",
+                                         "tokenizer.ggml.scores"};
 
 const std::vector<std::string> kOptional{"general.type",
                                          "general.name",
@@ -165,8 +169,8 @@ TEST_CASE("a model with any number of its header changed") {
         CAPTURE(field.what);
         uint64_t old = 0;
         std::memcpy(&old, good.data() + field.offset, field.bytes);
-        for (const uint64_t value : {uint64_t{0}, old + 1, old - 1, uint64_t{13}, uint64_t{0x7fffffff}, uint64_t{1} << 40,
-                                     ~uint64_t{0}}) {
+        for (const uint64_t value : {uint64_t{0}, old + 1, old - 1, uint64_t{13}, uint64_t{0x7fffffff},
+                                     uint64_t{1} << 40, ~uint64_t{0}}) {
             CAPTURE(value);
             std::string bad = good;
             std::memcpy(bad.data() + field.offset, &value, field.bytes);

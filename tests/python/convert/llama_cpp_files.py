@@ -1,5 +1,5 @@
-"""GGUF files as llama.cpp's own converter writes them from a checkpoint: its keys, names and token arrays, and
-nothing that only our engine knows. Independent of our converter."""
+"""GGUF files as llama.cpp's own converter writes them from a checkpoint: its keys, names and token arrays,
+and nothing that only our engine knows. Independent of our converter."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ class Tokens(NamedTuple):
     pre: str
     texts: list[str]
     types: list[int]
-    scores: list[float] | None = None
-    merges: list[str] | None = None
-    ids: dict[str, int] = {}  # noqa: RUF012  (never changed)
+    scores: list[float] | None
+    merges: list[str] | None
+    ids: dict[str, int]
 
 
 def write_file(
@@ -159,7 +159,9 @@ def read_tokens(folder: Path, config: dict[str, Any], roles: bool = True) -> Tok
         return _tokens_of_json(load_json(folder / "tokenizer.json"), size)
     data = (folder / "tokenizer.model").read_bytes()
     if data[:1] == b"\n":  # the first field of a protocol buffer; the other kind is lines of base 64
-        return _tokens_of_sentencepiece(data, size, roles and "chatglm3" in config.get("_name_or_path", "chatglm3"))
+        return _tokens_of_sentencepiece(
+            data, size, roles and "chatglm3" in config.get("_name_or_path", "chatglm3")
+        )
     return _tokens_of_tiktoken(data, load_json(folder / "tokenizer_config.json"), size)
 
 
@@ -190,7 +192,7 @@ def _tokens_of_sentencepiece(data: bytes, size: int, roles: bool) -> Tokens:
         texts.append(f"[PAD{len(texts)}]")
         types.append(UNUSED)
     scores += [0.0] * (size - n)
-    return Tokens("llama", "chatglm-spm", texts, types, scores, ids={"eos": 2, "padding": 0})
+    return Tokens("llama", "chatglm-spm", texts, types, scores, None, {"eos": 2, "padding": 0})
 
 
 def _tokens_of_tiktoken(data: bytes, settings: dict[str, Any], size: int) -> Tokens:

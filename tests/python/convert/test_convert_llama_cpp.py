@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from chatglm_cpp import Tokenizer
 from chatglm_cpp.convert import convert
 from golden import load_json
+
+from chatglm_cpp import Tokenizer
 
 llama_cpp = pytest.importorskip(
     "llama_cpp", reason="the judge of the file format is not installed: pip install llama-cpp-python"
@@ -103,8 +104,8 @@ def test_special_tokens_do_not_steal_the_letters_of_words(checkpoints, tmp_path)
     model.close()
 
 
-# ChatGLM's special tokens have no brackets of their own, so that llama.cpp, which merges towards every token by
-# its spelling, ends up at "sop" and "eop" when no piece competes.
+# ChatGLM's special tokens have no brackets of their own, so that llama.cpp, which merges towards every token
+# by its spelling, ends up at "sop" and "eop" when no piece competes.
 MERGED_BY_LLAMA_CPP = ("<sop>", "<eop>")
 
 

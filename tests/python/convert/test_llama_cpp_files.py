@@ -9,7 +9,6 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-from chatglm_cpp import FormatError, Pipeline, Tokenizer
 from golden import as_chat, load_json, relative_error
 from llama_cpp_files import (
     Writer,
@@ -22,6 +21,9 @@ from llama_cpp_files import (
     write_vocabulary,
 )
 from test_goldens import F32_ERROR, greedy
+
+from chatglm_cpp import FormatError, Pipeline, Tokenizer
+from chatglm_cpp.cli.info import describe_file, format_description
 
 pytest.importorskip("torch", reason="the golden weights are read with PyTorch")
 pytest.importorskip("sentencepiece", reason="the judge of SentencePiece models is not installed")
@@ -56,8 +58,7 @@ def test_logits_and_greedy_ids(files, reference, name):
     prompt, expected = golden["input_ids"].tolist(), golden["greedy_ids"].tolist()
     assert relative_error(pipeline.logits(prompt), golden["logits"]) <= F32_ERROR
     eos = pipeline.tokenizer.eos_ids
-    if expected[0] not in eos:  # greedy() stops there, the golden goes on
-        assert greedy(pipeline, prompt, len(expected)) == list(takewhile(lambda i: i not in eos, expected))
+    assert greedy(pipeline, prompt, len(expected)) == list(takewhile(lambda i: i not in eos, expected))
 
 
 def llama_logits(path: Path, ids: list[int]) -> np.ndarray:
@@ -97,10 +98,8 @@ def test_tokens(files, fixtures, name, template):
     for case in load_json(fixtures / "checkpoints" / name / "tokenizer_goldens.json")["cases"]:
         assert tokenizer.encode_plain(case["text"]) == case["ids"], case["text"]
         assert tokenizer.decode(case["ids"]) == case["decoded"], case["text"]
-    starts = {"chatglm": "sop", "glm4": "<sop>"}
-    start = tokenizer.token_id("<sop>") or tokenizer.token_id(starts["chatglm"])
-    prefix = [] if "edge" in name else [tokenizer.token_id("[gMASK]"), start]
-    assert tokenizer.prefix_ids == prefix
+    start = tokenizer.token_id("<sop>" if name.startswith("glm") else "sop")
+    assert tokenizer.prefix_ids == ([] if "edge" in name else [tokenizer.token_id("[gMASK]"), start])
 
 
 @pytest.mark.parametrize("template", [True, False])
@@ -172,8 +171,8 @@ def test_the_output_matrix_may_be_the_embedding(fixtures, tmp_path):
 
 
 OPTIONAL_KEYS = (
-    "chatglm.attention.key_length", "chatglm.attention.value_length", "tokenizer.ggml.pre", "general.file_type",
-    "tokenizer.ggml.eos_token_id", "tokenizer.ggml.add_bos_token", "general.type", "general.name",
+    "general.file_type", "general.name", "general.type", "tokenizer.ggml.add_bos_token",
+    "tokenizer.ggml.eos_token_id", "tokenizer.ggml.pre",
 )  # fmt: skip
 
 
@@ -188,7 +187,9 @@ def test_keys_that_older_converters_did_not_write(fixtures, reference, tmp_path,
     assert sorted(pipeline.tokenizer.eos_ids) == sorted(chat["eos_ids"])
 
 
-def rewrite(source: Path, target: Path, *, version: int = 3, alignment: int = 32, drop: str = "", **more) -> Path:
+def rewrite(
+    source: Path, target: Path, *, version: int = 3, alignment: int = 32, drop: str = "", **more
+) -> Path:
     """`source` with other keys, or tensors in `tensors`, and in another dress."""
     reader = gguf.GGUFReader(source)
     arch = more.pop("arch", reader.fields["general.architecture"].contents())
@@ -283,7 +284,33 @@ def test_a_scaling_factor_alone_is_linear(fixtures, reference, files, tmp_path):
     ids = golden["input_ids"].tolist()
     factor = {"chatglm.rope.scaling.factor": 8.0}
     alone = rewrite(files("chatglm3-6b"), tmp_path / "a.gguf", **factor)
-    named = rewrite(files("chatglm3-6b"), tmp_path / "n.gguf", **factor, **{"chatglm.rope.scaling.type": "linear"})
+    named = rewrite(
+        files("chatglm3-6b"), tmp_path / "n.gguf", **factor, **{"chatglm.rope.scaling.type": "linear"}
+    )
     logits = Pipeline(alone, kv_dtype="f32").logits(ids)
     assert np.array_equal(logits, Pipeline(named, kv_dtype="f32").logits(ids))
     assert relative_error(logits, golden["logits"]) > F32_ERROR
+
+
+def test_info_says_what_will_happen(files, tmp_path):
+    described = describe_file(files("chatglm3-6b"))
+    assert (described["chat_format"], described["chat_format_guessed"]) == ("chatglm3", True)
+    assert (described["runs"], described["problem"]) == (True, None)
+    assert described["architecture"] == "chatglm" and described["name"] == "chatglm3-6b"
+    assert described["head_dim"] == 64 and described["cache_bytes"] == 2 * 2 * 2 * 64 * 2048 * 2
+    text = format_description(described)
+    assert "chatglm3, told from its tokens" in text and "runs " not in text
+
+
+def test_info_of_a_file_that_does_not_run(files, tmp_path):
+    part = rewrite(files("glm-4-9b-0414"), tmp_path / "part.gguf", **{"split.count": 2, "split.no": 0})
+    described = describe_file(part)
+    assert described["chat_format"] == "template" and not described["runs"]
+    assert "llama-gguf-split --merge" in format_description(described)
+    writer = Writer(tmp_path / "other.gguf", "clip")
+    writer.add_type("mmproj")
+    described = describe_file(writer.finish())
+    assert not described["runs"] and described["layers"] is None and described["chat_format"] is None
+    assert "projector" in format_description(described)
+    missing = rewrite(files("chatglm3-6b"), tmp_path / "m.gguf", drop="chatglm.attention.head_count")
+    assert "chatglm.attention.head_count" in format_description(describe_file(missing))

@@ -7,9 +7,10 @@ import os
 
 import numpy as np
 import pytest
-from chatglm_cpp import Pipeline
 from convert_helpers import Gguf
 from llama_cpp_files import write_file
+
+from chatglm_cpp import Pipeline
 
 llama_cpp = pytest.importorskip(
     "llama_cpp", reason="the judge of the file format is not installed: pip install llama-cpp-python"
