@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 from collections import Counter
@@ -61,24 +62,19 @@ def describe_file(path: Path) -> dict[str, Any]:
         for t in content["tensors"]
     ]
     arch = metadata.get("general.architecture")
-    sizes = {key: metadata.get(f"{arch}.{name}") for key, name in _GGUF_SIZES.items()}
-    chat_format, is_guessed = _chat_format(path, metadata)
-    problem = _problem(path)
     unsupported = sorted({t["type"] for t in content["tensors"] if not t["supported"]})
     return {
         "path": str(path),
         "name": metadata.get("general.name"),
         "architecture": arch,
-        **_sizes(_with_defaults(sizes)),
+        **_sizes(_with_defaults({key: metadata.get(f"{arch}.{name}") for key, name in _GGUF_SIZES.items()})),
         "vocabulary": lengths.get("tokenizer.ggml.tokens"),
         "tokenizer": metadata.get("tokenizer.ggml.model"),
-        "chat_format": chat_format,
-        "chat_format_guessed": is_guessed,
-        "runs": problem is None and not unsupported,
-        "problem": problem,
+        **_chat_format(path, metadata),
         **_weights(tensors),
         "unsupported_types": unsupported,
         "file_bytes": content["file_size"],
+        "problem": _problem(path),
         "tensors": tensors,
     }
 
@@ -104,14 +100,12 @@ def _with_defaults(sizes: dict[str, Any]) -> dict[str, Any]:
     return sizes
 
 
-def _chat_format(path: Path, metadata: dict[str, Any]) -> tuple[str | None, bool]:
+def _chat_format(path: Path, metadata: dict[str, Any]) -> dict[str, Any]:
     """The chat format that the engine uses, and whether it is guessed because the file does not say."""
-    said = metadata.get("chatglm.chat_format")
-    try:
+    said = used = metadata.get("chatglm.chat_format")
+    with contextlib.suppress(_C.Error):  # without a tokenizer there is nothing to guess from
         used = _C.load_tokenizer(engine_path(path)).chat_format or None
-    except _C.Error:
-        return said, False
-    return used, used is not None and said is None
+    return {"chat_format": used, "chat_format_guessed": used is not None and said is None}
 
 
 def _problem(path: Path) -> str | None:
@@ -206,6 +200,8 @@ def format_description(d: dict[str, Any]) -> str:
         ("vocabulary", f"{known(d['vocabulary'])} tokens, tokenizer {known(d['tokenizer'])}"),
         ("chat format", _format_chat(d)),
     ]
+    if d.get("problem"):
+        rows.append(("runs", f"no: {d['problem']}"))
     if "file_bytes" in d:
         rows.append(("file", f"{d['path']}, {format_bytes(d['file_bytes'])}"))
     else:
@@ -220,8 +216,6 @@ def format_description(d: dict[str, Any]) -> str:
                 f"cache {format_bytes(d['cache_bytes'])}",
             )
         )
-    if d.get("problem"):
-        rows.append(("runs", f"no: {d['problem']}"))
     if d.get("unsupported_types"):
         rows.append(("note", f"this version cannot compute with {', '.join(d['unsupported_types'])}"))
     width = max(len(name) for name, _ in rows)
