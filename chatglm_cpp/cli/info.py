@@ -74,15 +74,16 @@ def describe_file(path: Path) -> dict[str, Any]:
         "path": str(path),
         "name": metadata.get("general.name"),
         "architecture": arch,
-        **_sizes({key: metadata.get(f"{arch}.{name}") for key, name in _GGUF_SIZES.items()}),
+        **_sizes(_with_defaults({key: metadata.get(f"{arch}.{name}") for key, name in _GGUF_SIZES.items()})),
         "vocabulary": lengths.get("tokenizer.ggml.tokens"),
         "tokenizer": metadata.get("tokenizer.ggml.model"),
-        "chat_format": metadata.get("chatglm.chat_format"),
+        **_chat_format(path, metadata),
         **_weights(tensors),
         "memory_bytes": sum(t["n_bytes_used"] or t["n_bytes"] for t in content["tensors"]),
         "repacked_types": {name: used[name] for name in sorted(used) if used[name] not in (name, None)},
         "unsupported_types": sorted(name for name in used if used[name] is None),
         "file_bytes": content["file_size"],
+        "problem": _problem(path),
         "tensors": tensors,
     }
 
@@ -96,6 +97,33 @@ _GGUF_SIZES = {
     "kv_heads": "attention.head_count_kv",
     "head_dim": "attention.key_length",
 }
+
+
+def _with_defaults(sizes: dict[str, Any]) -> dict[str, Any]:
+    """What the engine takes for sizes that a file leaves out."""
+    hidden, heads = sizes["hidden"], sizes["heads"]
+    if sizes["kv_heads"] is None:
+        sizes["kv_heads"] = heads
+    if sizes["head_dim"] is None and isinstance(hidden, int) and isinstance(heads, int) and heads > 0:
+        sizes["head_dim"] = hidden // heads
+    return sizes
+
+
+def _chat_format(path: Path, metadata: dict[str, Any]) -> dict[str, Any]:
+    """The chat format that the engine uses, and whether it is guessed because the file does not say."""
+    said = used = metadata.get("chatglm.chat_format")
+    with contextlib.suppress(_C.Error):  # without a tokenizer there is nothing to guess from
+        used = _C.load_tokenizer(engine_path(path)).chat_format or None
+    return {"chat_format": used, "chat_format_guessed": used is not None and said is None}
+
+
+def _problem(path: Path) -> str | None:
+    """Why the engine refuses the file, as far as its metadata tell."""
+    try:
+        _C.check_model(engine_path(path))
+    except _C.Error as error:
+        return str(error)
+    return None
 
 
 def describe_checkpoint(folder: Path, dtype: str) -> dict[str, Any]:
@@ -199,8 +227,10 @@ def format_description(d: dict[str, Any]) -> str:
         ("heads", f"{known(d['heads'])}, of keys and values {known(d['kv_heads'])}"),
         ("context", f"{known(d['context'])} tokens"),
         ("vocabulary", f"{known(d['vocabulary'])} tokens, tokenizer {known(d['tokenizer'])}"),
-        ("chat format", d["chat_format"] or "none: use generate"),
+        ("chat format", _format_chat(d)),
     ]
+    if d.get("problem"):
+        rows.append(("runs", f"no: {d['problem']}"))
     if "file_bytes" in d:
         rows.append(("file", f"{d['path']}, {format_bytes(d['file_bytes'])}"))
     else:
@@ -224,6 +254,12 @@ def format_description(d: dict[str, Any]) -> str:
         rows.append(("note", f"runs; repacked at load, which takes time and memory: {repacked}"))
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {printable(value)}" for name, value in rows)
+
+
+def _format_chat(d: dict[str, Any]) -> str:
+    if not d["chat_format"]:
+        return "none: use generate"
+    return d["chat_format"] + (", told from its tokens and template" if d.get("chat_format_guessed") else "")
 
 
 def format_tensors(tensors: list[dict[str, Any]]) -> str:

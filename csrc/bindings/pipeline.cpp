@@ -12,6 +12,8 @@
 #include "bindings/bindings.h"
 #include "chatglm/error.h"
 #include "format/gguf.h"
+#include "model/load_config.h"
+#include "model/model_file.h"
 #include "text/utf8_stream.h"
 
 namespace py = pybind11;
@@ -197,6 +199,11 @@ void bind_pipeline(py::module_& m) {
             return result;
         },
         py::arg("path"), "The tokenizer of a GGUF file, without its weights.");
+    m.def(
+        "check_model", [](const std::string& path) { load_config(open_model_file(path)); }, py::arg("path"),
+        "Raises FormatError when the metadata of a GGUF file say that the engine cannot run it. The weights "
+        "are\n"
+        "not looked at.");
 
     py::class_<TextStreamer>(m, "TextStreamer", "Ids of a reply, one by one, into pieces of its text.")
         .def(py::init([](const Tokenizer& t, bool plain) {

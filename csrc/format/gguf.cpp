@@ -13,10 +13,15 @@ static_assert(std::endian::native == std::endian::little, "GGUF files are read i
 namespace chatglm {
 namespace {
 
-constexpr uint32_t kMagic = 0x46554747;     // "GGUF"
-constexpr uint32_t kOldMagic = 0x6c6d6767;  // "ggml"
-constexpr uint64_t kMaxKeyLength = 65535;   // the specification's limit
+constexpr uint32_t kMagic = 0x46554747;          // "GGUF"
+constexpr uint32_t kReversedMagic = 0x47475546;  // as a big-endian machine writes it
+constexpr uint32_t kOldMagic = 0x6c6d6767;       // "ggml"
+constexpr uint64_t kMaxKeyLength = 65535;        // the specification's limit
 constexpr uint32_t kMaxDims = 4;
+// A value or a tensor takes a multiple of its bytes in the file once it is read; real models have a few
+// hundred.
+constexpr uint64_t kMaxValues = 1 << 16;
+constexpr uint64_t kMaxTensors = 1 << 17;
 
 // Bytes of one element of a fixed-size metadata type, 0 for strings, arrays and unknown numbers.
 size_t scalar_bytes(GgufType type) {
@@ -167,11 +172,20 @@ uint64_t tensor_bytes(const Cursor& cursor, const GgufTensor& tensor, const Stor
     return bytes;
 }
 
+[[noreturn]] void big_endian(const std::string& path) {
+    throw FormatError(
+        "'" + path +
+        "' is a big-endian GGUF file, and this program reads little-endian ones only. Download the "
+        "ordinary file, or turn its bytes with 'gguf-convert-endian FILE little' of the Python "
+        "package gguf.");
+}
+
 }  // namespace
 
 GgufFile::GgufFile(const std::string& path) : path_(path), file_(std::make_unique<MappedFile>(path)) {
     Cursor cursor(file_->bytes(), path_);
     const uint32_t magic = file_->size() < 4 ? 0 : load<uint32_t>(file_->bytes().data());
+    if (magic == kReversedMagic) big_endian(path_);
     if (magic == kOldMagic) {
         throw FormatError("'" + path_ +
                           "' is a model file of chatglm.cpp up to version 0.4. Convert it, which keeps its "
@@ -186,15 +200,17 @@ GgufFile::GgufFile(const std::string& path) : path_(path), file_(std::make_uniqu
     }
     cursor.take(4, "the header");
     const auto version = cursor.number<uint32_t>("the header");
+    if (version == 2u << 24 || version == 3u << 24) big_endian(path_);
     if (version != 2 && version != 3) {
         cursor.fail("it says version " + std::to_string(version) + ", and versions 2 and 3 are known");
     }
     const auto n_tensors = cursor.number<uint64_t>("the header");
     const auto n_values = cursor.number<uint64_t>("the header");
     // The smallest entry takes a length, a type and a byte of value; 24 bytes for a tensor.
-    if (n_values > cursor.left() / 13)
+    if (n_values > cursor.left() / 13 || n_values > kMaxValues)
         cursor.fail("it claims " + std::to_string(n_values) + " metadata values");
-    if (n_tensors > cursor.left() / 24) cursor.fail("it claims " + std::to_string(n_tensors) + " tensors");
+    if (n_tensors > cursor.left() / 24 || n_tensors > kMaxTensors)
+        cursor.fail("it claims " + std::to_string(n_tensors) + " tensors");
 
     for (uint64_t i = 0; i < n_values; ++i) {
         std::string key(cursor.string("a metadata key", kMaxKeyLength));
@@ -361,6 +377,11 @@ std::string GgufFile::get_string(std::string_view key) const {
 
 std::string GgufFile::get_string(std::string_view key, std::string_view fallback) const {
     return has(key) ? get_string(key) : std::string(fallback);
+}
+
+uint64_t GgufFile::array_size(std::string_view key) const {
+    const GgufValue* value = find(key);
+    return value && value->type == GgufType::array ? value->count : 0;
 }
 
 std::vector<std::string_view> GgufFile::get_strings(std::string_view key) const {

@@ -60,6 +60,7 @@ class GgufFile {
     std::string get_string(std::string_view key) const;
     std::string get_string(std::string_view key, std::string_view fallback) const;
     // Arrays; an absent key gives an empty result. The views live as long as the file.
+    uint64_t array_size(std::string_view key) const;  // elements; 0 also when it is no array
     std::vector<std::string_view> get_strings(std::string_view key) const;
     std::vector<int64_t> get_ints(std::string_view key) const;
     std::vector<float> get_floats(std::string_view key) const;

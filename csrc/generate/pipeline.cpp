@@ -13,6 +13,7 @@
 #include "generate/lora_choice.h"
 #include "generate/sampler.h"
 #include "model/glm_model.h"
+#include "model/model_file.h"
 #include "text/utf8_stream.h"
 
 namespace chatglm {
@@ -48,7 +49,7 @@ struct Pipeline::Shared {
     Shared(const std::string& path, const PipelineOptions& options_in)
         : options(checked(options_in)),
           kv(kv_type(options.kv_dtype)),
-          file(path),
+          file(open_model_file(path)),
           tokenizer(Tokenizer::from_gguf(file)),
           backend(make_cpu_backend(options.n_threads)),
           model(file, *backend),

@@ -4,6 +4,7 @@
 #include <map>
 
 #include "chatglm/error.h"
+#include "model/model_file.h"
 
 namespace chatglm {
 namespace {
@@ -25,12 +26,8 @@ std::string main_dtype(const GgufFile& file) {
 
 ModelConfig load_config(const GgufFile& file) {
     ModelConfig config;
+    check_is_model(file);
     config.architecture = file.get_string("general.architecture");
-    if (config.architecture != "chatglm" && config.architecture != "glm4" &&
-        config.architecture != "chatglm1") {
-        throw FormatError("'" + file.path() + "' holds a model of the architecture '" + config.architecture +
-                          "'; this program runs 'chatglm', 'glm4' and 'chatglm1' (the first ChatGLM-6B).");
-    }
     config.name = file.get_string("general.name", "");
     config.dtype = main_dtype(file);
     config.file_bytes = static_cast<int64_t>(file.file_size());
@@ -111,7 +108,9 @@ ModelConfig load_config(const GgufFile& file) {
                           std::to_string(config.rope_dim) + "; it must be a multiple of " +
                           std::to_string(rope_multiple) + ", as rotary embeddings turn pairs.");
     }
-    const std::string scaling = file.get_string(prefix + "rope.scaling.type", "none");
+    // A factor alone scales linearly, as in llama.cpp.
+    const bool has_factor = file.has(prefix + "rope.scaling.factor");
+    const std::string scaling = file.get_string(prefix + "rope.scaling.type", has_factor ? "linear" : "none");
     if (scaling == "linear") {
         config.rope_position_scale = 1.0f / positive("rope.scaling.factor", std::nan(""));
     } else if (scaling != "none") {

@@ -9,6 +9,7 @@
 #include "format/gguf.h"
 #include "text/byte_level_bpe.h"
 #include "text/chat_format.h"
+#include "text/foreign_vocabulary.h"
 #include "text/sentencepiece.h"
 #include "text/utf8.h"
 
@@ -36,13 +37,29 @@ auto naming(const GgufFile& file, const Build& build) {
     }
 }
 
-std::vector<TokenType> read_types(const GgufFile& file, size_t n_tokens) {
-    const std::vector<int64_t> numbers = file.get_ints(kTypes);
-    if (numbers.empty()) return std::vector<TokenType>(n_tokens, TokenType::normal);
-    if (numbers.size() != n_tokens) {
-        fail(file, std::string(kTypes) + " has " + std::to_string(numbers.size()) + " entries for " +
+// The views point into `file`.
+std::vector<std::string_view> read_tokens(const GgufFile& file) {
+    constexpr uint64_t kMaxTokens = 1 << 24;
+    const uint64_t n = file.array_size(kTokens);
+    if (n > kMaxTokens)
+        fail(file, std::string(kTokens) + " has " + std::to_string(n) + " entries, more than any vocabulary");
+    std::vector<std::string_view> tokens = file.get_strings(kTokens);
+    if (tokens.empty()) fail(file, std::string("there are no tokens in it (") + std::string(kTokens) + ")");
+    return tokens;
+}
+
+// One entry for each token. Asked before the entries are decoded, which takes memory.
+void check_size(const GgufFile& file, std::string_view key, size_t n_tokens) {
+    if (const uint64_t n = file.array_size(key); n != n_tokens) {
+        fail(file, std::string(key) + " has " + std::to_string(n) + " entries for " +
                        std::to_string(n_tokens) + " tokens");
     }
+}
+
+std::vector<TokenType> read_types(const GgufFile& file, size_t n_tokens) {
+    if (!file.has(kTypes)) return std::vector<TokenType>(n_tokens, TokenType::normal);
+    check_size(file, kTypes, n_tokens);
+    const std::vector<int64_t> numbers = file.get_ints(kTypes);
     std::vector<TokenType> types;
     types.reserve(n_tokens);
     for (const int64_t number : numbers) {
@@ -56,11 +73,8 @@ std::vector<TokenType> read_types(const GgufFile& file, size_t n_tokens) {
 // Files that other programs wrote have only llama.cpp's arrays. The views point into `file`.
 SentencePieceModel model_from_arrays(const GgufFile& file, const std::vector<std::string_view>& tokens,
                                      const std::vector<TokenType>& types) {
+    check_size(file, kScores, tokens.size());
     const std::vector<float> scores = file.get_floats(kScores);
-    if (scores.size() != tokens.size()) {
-        fail(file, std::string(kScores) + " has " + std::to_string(scores.size()) + " entries for " +
-                       std::to_string(tokens.size()) + " tokens");
-    }
     SentencePieceModel model;
     model.algorithm = SentencePieceModel::Algorithm::bpe;
     model.normalization.add_dummy_prefix = file.get_bool("tokenizer.ggml.add_space_prefix", true);
@@ -83,7 +97,7 @@ SentencePieceModel model_from_arrays(const GgufFile& file, const std::vector<std
 }
 
 std::unique_ptr<SentencePieceTokenizer> read_sentencepiece(const GgufFile& file) {
-    const std::vector<std::string_view> tokens = file.get_strings(kTokens);
+    const std::vector<std::string_view> tokens = read_tokens(file);
     const std::vector<TokenType> types = read_types(file, tokens.size());
     const std::span<const uint8_t> original = file.get_bytes(kOriginal);
     const int64_t first_piece = file.get_int("chatglm.tokenizer.num_image_tokens", 0);
@@ -102,8 +116,16 @@ std::unique_ptr<SentencePieceTokenizer> read_sentencepiece(const GgufFile& file)
     });
 }
 
+// llama.cpp's converter made merges of GLM-4's tiktoken ranks. What no pair of lower ranks gives became a
+// "merge" of three parts or more, which a list of merges cannot express: the ids are the ranks, as they were.
+bool come_from_ranks(const std::vector<std::string_view>& merges) {
+    return std::any_of(merges.begin(), merges.end(), [](std::string_view merge) {
+        return std::count(merge.begin(), merge.end(), ' ') > 1;
+    });
+}
+
 std::unique_ptr<ByteLevelBpeTokenizer> read_byte_level_bpe(const GgufFile& file) {
-    const std::vector<std::string_view> tokens = file.get_strings(kTokens);
+    const std::vector<std::string_view> tokens = read_tokens(file);
     const std::vector<TokenType> types = read_types(file, tokens.size());
     ByteLevelBpeModel model;
     model.tokens.reserve(tokens.size());
@@ -118,13 +140,17 @@ std::unique_ptr<ByteLevelBpeTokenizer> read_byte_level_bpe(const GgufFile& file)
         throw FormatError(file.path() + ": the pre-tokenizer \"" + pre +
                           "\" (tokenizer.ggml.pre) is not supported: expected chatglm-bpe or smollm.");
     }
-    model.merge_by_rank = file.get_bool(kMergeByRank, !file.has(kMerges));
-    if (!model.merge_by_rank) model.merges = file.get_strings(kMerges);
+    const std::vector<std::string_view> merges = file.get_strings(kMerges);
+    model.merge_by_rank = file.get_bool(kMergeByRank, !file.has(kMerges) || come_from_ranks(merges));
+    if (!model.merge_by_rank) model.merges = merges;
     model.ignore_merges = file.get_bool("chatglm.tokenizer.ignore_merges", false);
     return naming(file, [&] { return std::make_unique<ByteLevelBpeTokenizer>(model); });
 }
 
 std::vector<int32_t> read_ids(const GgufFile& file, std::string_view key, int32_t vocab_size) {
+    constexpr uint64_t kMaxIds = 1024;
+    if (const uint64_t n = file.array_size(key); n > kMaxIds)
+        fail(file, std::string(key) + " has " + std::to_string(n) + " entries");
     std::vector<int32_t> ids;
     for (const int64_t id : file.get_ints(key)) {
         if (id < 0 || id >= vocab_size) {
@@ -132,41 +158,6 @@ std::vector<int32_t> read_ids(const GgufFile& file, std::string_view key, int32_
                            std::to_string(vocab_size));
         }
         ids.push_back(static_cast<int32_t>(id));
-    }
-    return ids;
-}
-
-// llama.cpp's keys for one id each; -1 when absent or nowhere in the vocabulary.
-int32_t read_id(const GgufFile& file, std::string_view key, int32_t vocab_size) {
-    const int64_t id = file.get_int(key, -1);
-    return id >= 0 && id < vocab_size ? static_cast<int32_t>(id) : -1;
-}
-
-// What the keys of other programs leave unsaid, told from the special tokens that the vocabulary has.
-std::string guess_chat_format(const Tokenizer& tokenizer, bool has_template) {
-    if (has_template) return "template";
-    if (tokenizer.token_id("<sop>") >= 0) return "glm4";
-    return tokenizer.token_id("<|user|>") >= 0 ? "chatglm3" : "chatglm2";
-}
-
-std::vector<int32_t> guess_prefix_ids(const Tokenizer& tokenizer) {
-    const int32_t mask = tokenizer.token_id("[gMASK]");
-    int32_t start = tokenizer.token_id("<sop>");
-    if (start < 0) start = tokenizer.token_id("sop");
-    if (mask < 0 || start < 0 || !tokenizer.is_special(mask) || !tokenizer.is_special(start)) return {};
-    return {mask, start};
-}
-
-std::vector<int32_t> guess_eos_ids(const GgufFile& file, const Tokenizer& tokenizer) {
-    std::vector<int32_t> ids;
-    const auto add = [&](int32_t id) {
-        if (id >= 0 && std::find(ids.begin(), ids.end(), id) == ids.end()) ids.push_back(id);
-    };
-    add(read_id(file, "tokenizer.ggml.eos_token_id", tokenizer.vocab_size()));
-    add(read_id(file, "tokenizer.ggml.eot_token_id", tokenizer.vocab_size()));
-    for (const std::string_view spelling : {"<|user|>", "<|observation|>"}) {
-        const int32_t id = tokenizer.token_id(spelling);
-        if (id >= 0 && tokenizer.is_special(id)) add(id);
     }
     return ids;
 }
@@ -198,11 +189,15 @@ std::unique_ptr<Tokenizer> Tokenizer::from_gguf(const GgufFile& file) {
     tokenizer->eos_ids_ = read_ids(file, "chatglm.tokenizer.eos_ids", vocab_size);
     // In our own files an absent key means that there is none, for example no chat format in a base model.
     if (!file.has(kOriginal) && !file.has(kMergeByRank)) {
-        if (chat_format.empty()) {
-            tokenizer->chat_format_ = guess_chat_format(*tokenizer, !tokenizer->chat_template_.empty());
-        }
-        if (tokenizer->prefix_ids_.empty()) tokenizer->prefix_ids_ = guess_prefix_ids(*tokenizer);
+        const std::string& source = tokenizer->chat_template_;
+        if (tokenizer->prefix_ids_.empty())
+            tokenizer->prefix_ids_ = guess_prefix_ids(file, *tokenizer, source);
         if (tokenizer->eos_ids_.empty()) tokenizer->eos_ids_ = guess_eos_ids(file, *tokenizer);
+        if (chat_format.empty()) {
+            GuessedChat chat = guess_chat(file, *tokenizer, source);
+            tokenizer->chat_format_ = std::move(chat.format);
+            tokenizer->chat_template_ = std::move(chat.chat_template);
+        }
     }
     tokenizer->thinking_ = ChatFormat::thinking(*tokenizer);
     return tokenizer;

@@ -144,7 +144,9 @@ class CpuBackend final : public Backend {
         }
     }
 
-    void upload(const void* host, void* device, size_t bytes) override { std::memcpy(device, host, bytes); }
+    void upload(const void* host, void* device, size_t bytes) override {
+        if (bytes > 0) std::memcpy(device, host, bytes);  // of an empty vector, `host` may be null
+    }
     void download(const void* device, void* host, size_t bytes) override { std::memcpy(host, device, bytes); }
 
   protected:

@@ -173,6 +173,15 @@ TEST_CASE("huge counts, repeated names and unknown types are refused") {
     overflow.put<uint32_t>(0).put<uint64_t>(0).pad(32);
     CHECK(message_of(overflow.data).find("overflows") != std::string::npos);
 
+    Bytes crowd;  // each of these tensors would be as good as the next one
+    crowd.put<uint32_t>(0x46554747).put<uint32_t>(3).put<uint64_t>(200000).put<uint64_t>(0);
+    crowd.data.append(200000 * 40, '\0');
+    CHECK(message_of(crowd.data).find("200000 tensors") != std::string::npos);
+
+    Bytes reversed;
+    reversed.put<uint32_t>(0x46554747).put<uint32_t>(3u << 24).put<uint64_t>(0).put<uint64_t>(0);
+    CHECK(message_of(reversed.data).find("big-endian") != std::string::npos);
+
     CHECK(message_of("").find("not a GGUF file") != std::string::npos);
     CHECK(message_of(std::string(100, 'x')).find("not a GGUF file") != std::string::npos);
     CHECK(message_of("ggml" + std::string(100, '\0')).find("chatglm_cpp.convert -i") != std::string::npos);

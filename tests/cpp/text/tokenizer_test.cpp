@@ -135,6 +135,51 @@ TEST_CASE("a byte-level tokenizer is built with a merge list or by rank") {
     CHECK(no_merges->encode_plain("ab") == Ids{0, 1});
 }
 
+TEST_CASE("merges of three parts are those of a tokenizer that merges by rank") {
+    Metadata m;
+    m.string("tokenizer.ggml.model", "gpt2");
+    m.strings("tokenizer.ggml.tokens", {"a", "b", "c", "ab", "abc", "cab"});
+    const auto tokenizer = m.strings("tokenizer.ggml.merges", {"a b", "ab c", "c a b"}).tokenizer();
+    CHECK(tokenizer->encode_plain("cab") == Ids{5});
+    CHECK(tokenizer->encode_plain("abc") == Ids{4});
+}
+
+TEST_CASE("what other programs leave unsaid is told from the tokens, the template and the sizes") {
+    const auto glm = [] {
+        Metadata m;
+        m.string("tokenizer.ggml.model", "gpt2");
+        m.strings("tokenizer.ggml.tokens",
+                  {"a", "[gMASK]", "<sop>", "<|user|>", "<|assistant|>", "<|endoftext|>"});
+        m.numbers<int32_t>("tokenizer.ggml.token_type", GgufType::i32, {1, 3, 3, 3, 3, 3});
+        return m;
+    };
+    const auto plain = glm().tokenizer();
+    CHECK(plain->chat_format() == "glm4");
+    CHECK(plain->prefix_ids() == Ids{1, 2});
+    CHECK(plain->eos_ids() == Ids{5, 3});
+
+    const auto templated = glm().string("tokenizer.chat_template", "<|user|>a").tokenizer();
+    CHECK(templated->chat_format() == "template");
+    CHECK(templated->prefix_ids().empty());
+
+    const auto later = glm().string("general.architecture", "glm4").tokenizer();
+    CHECK(later->chat_format() == "template");
+    CHECK(later->prefix_ids() == Ids{1, 2});
+
+    Metadata edge = glm().string("general.architecture", "chatglm");
+    edge.number("chatglm.rope.dimension_count", 32).number("chatglm.embedding_length", 64);
+    const auto without_prefix = edge.number("chatglm.attention.head_count", 2).tokenizer();
+    CHECK(without_prefix->chat_format() == "template");
+    CHECK(without_prefix->prefix_ids().empty());
+
+    Metadata second = sentencepiece_arrays();
+    second.numbers("tokenizer.ggml.scores", GgufType::f32, kScores);
+    const auto second_or_third =
+        second.string("tokenizer.chat_template", "[gMASK]sop<|user|> \n").tokenizer();
+    CHECK(second_or_third->chat_format() == "chatglm3");
+    CHECK(second_or_third->eos_ids() == Ids{2, 8});
+}
+
 TEST_CASE("metadata that does not fit together is refused") {
     CHECK_THROWS_AS(Metadata().tokenizer(), FormatError);
     CHECK_THROWS_AS(Metadata().string("tokenizer.ggml.model", "bert").tokenizer(), FormatError);

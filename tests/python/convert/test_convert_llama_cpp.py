@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from chatglm_cpp.convert import convert
+from golden import load_json
+
+from chatglm_cpp import Tokenizer
 
 llama_cpp = pytest.importorskip(
     "llama_cpp", reason="the judge of the file format is not installed: pip install llama-cpp-python"
@@ -21,6 +24,8 @@ def open_model(path, **options):
 @pytest.mark.parametrize(
     "name",
     [
+        "chatglm2-6b",
+        "codegeex2-6b",
         "chatglm3-6b",
         "chatglm3-6b-128k",
         "glm-4-9b-chat",
@@ -30,6 +35,8 @@ def open_model(path, **options):
     ],
 )
 def test_logits_and_greedy_ids_of_the_original(checkpoints, tmp_path, name):
+    if any((checkpoints / name).glob("*.bin")):
+        pytest.importorskip("torch", reason="PyTorch, which .bin checkpoints need, is not installed")
     convert(checkpoints / name, tmp_path / "m.gguf", "f32")
     reference = np.load(checkpoints / name / "reference.npz")
     model = open_model(tmp_path / "m.gguf")
@@ -94,4 +101,41 @@ def test_special_tokens_do_not_steal_the_letters_of_words(checkpoints, tmp_path)
     text = "a soprano, philosophy, people"
     judge = spm.SentencePieceProcessor(model_file=str(source))
     assert model.tokenize(text.encode(), add_bos=False, special=False) == judge.encode(text)
+    model.close()
+
+
+# ChatGLM's special tokens have no brackets of their own, so that llama.cpp, which merges towards every token
+# by its spelling, ends up at "sop" and "eop" when no piece competes.
+MERGED_BY_LLAMA_CPP = ("<sop>", "<eop>")
+
+
+@pytest.mark.parametrize("name", ["chatglm2", "chatglm3", "glm4"])
+def test_plain_text_of_the_real_vocabularies(vocabulary, fixtures, name):
+    path = vocabulary(name)
+    tokenizer, model = Tokenizer(path), open_model(path, vocab_only=True)
+    for case in load_json(fixtures / "tokenizers" / name / "encode.json")["cases"]:
+        text = case["text"]
+        if name != "glm4" and any(word in text for word in MERGED_BY_LLAMA_CPP):
+            continue
+        theirs = model.tokenize(text.encode(), add_bos=False, special=False)
+        assert theirs == tokenizer.encode_plain(text), text
+    model.close()
+
+
+@pytest.mark.parametrize("name", ["chatglm-6b", "chatglm2-6b-ptuning-v2"])
+def test_what_llama_cpp_does_not_know_is_refused_by_it(converted, name):
+    """ChatGLM-6B's blocks, and prefixes: it must not answer nonsense."""
+    with pytest.raises(ValueError, match="Failed to load"):
+        open_model(converted(name))
+
+
+def test_a_lora_adapter_works_there(checkpoints, tmp_path):
+    base, adapter = tmp_path / "base.gguf", tmp_path / "adapter.gguf"
+    convert(checkpoints / "chatglm3-6b", base, "f32")
+    convert(checkpoints / "chatglm3-6b-lora", adapter, base=checkpoints / "chatglm3-6b")
+    reference = np.load(checkpoints / "chatglm3-6b-lora" / "reference.npz")
+    model = open_model(base, lora_path=str(adapter))
+    model.eval(reference["input_ids"].tolist())
+    expected = reference["logits"]
+    assert np.abs(model.scores[: len(expected)] - expected).max() / np.abs(expected).max() < 1e-4
     model.close()
