@@ -113,8 +113,7 @@ struct Bench::State {
         return lock;
     }
 
-    // `batch` sequences of `new_depth` tokens, with room for n_tokens more.
-    void prepare(int n_tokens, int new_depth, int batch) {
+    void check(int n_tokens, int new_depth, int batch) const {
         check_range("The number of tokens", n_tokens, 1, kMaxTokens);
         check_range("The depth", new_depth, 0, kMaxTokens);
         check_range("The batch", batch, 1, kMaxBatch);
@@ -133,12 +132,22 @@ struct Bench::State {
                                   ", and this machine has " + gigabytes(static_cast<double>(memory)) +
                                   ". Use a smaller depth or batch.");
         }
+    }
+
+    // `batch` sequences of `new_depth` tokens; between two samples they stay as they are.
+    void prepare(int n_tokens, int new_depth, int batch) {
+        check(n_tokens, new_depth, batch);
         if (new_depth != depth) shrink(0);
         depth = new_depth;
         shrink(static_cast<size_t>(batch));
         while (sequences.size() < static_cast<size_t>(batch)) {
             sequences.push_back(model.create_sequence(cache));
-            fill(sequences.back());
+            try {
+                fill(sequences.back());
+            } catch (...) {
+                shrink(sequences.size() - 1);
+                throw;
+            }
         }
     }
 
@@ -219,6 +228,10 @@ double Bench::load_seconds() const {
     return state_->load_seconds;
 }
 
+void Bench::check(int n_tokens, int depth, int batch) const {
+    state_->check(n_tokens, depth, batch);
+}
+
 BenchSample Bench::prompt(int n_tokens, int depth, const Interrupt& interrupted) {
     State& s = *state_;
     const auto lock = s.begin();
@@ -289,59 +302,64 @@ void evaluate(std::vector<BenchSample> samples, int n_tokens, const MeasuredCeil
     row.other_time = std::max(0.0, 1 - row.matmul_time - row.attention_time);
 }
 
+// The sizes to measure, in order.
+std::vector<BenchRow> plan(const BenchOptions& options) {
+    std::vector<BenchRow> rows;
+    for (const int depth : options.depths) {
+        const auto add = [&](bool is_prompt, int n_tokens, int batch) {
+            if (n_tokens == 0) return;
+            BenchRow row;
+            row.is_prompt = is_prompt;
+            row.n_tokens = n_tokens;
+            row.depth = depth;
+            row.batch = batch;
+            rows.push_back(row);
+        };
+        for (const int n : options.prompts) add(true, n, 1);
+        for (const int n : options.tokens) {
+            for (const int batch : options.batches) add(false, n, batch);
+        }
+    }
+    return rows;
+}
+
+void measure(Bench& bench, const MeasuredCeilings& ceilings, int repetitions, const Interrupt& interrupted,
+             BenchRow& row) {
+    const auto run = [&](int n_tokens) {
+        return row.is_prompt ? bench.prompt(n_tokens, row.depth, interrupted)
+                             : bench.decode(n_tokens, row.depth, row.batch, interrupted);
+    };
+    // The first pass brings the pages of the file and memory for activations; it is not counted.
+    run(row.is_prompt ? std::min(row.n_tokens, PipelineOptions().prefill_chunk) : 1);
+    std::vector<BenchSample> samples;
+    for (int i = 0; i < repetitions; ++i) samples.push_back(run(row.n_tokens));
+    evaluate(std::move(samples), row.n_tokens * row.batch, ceilings, row);
+    row.resident_bytes = resident_memory();
+}
+
 }  // namespace
 
 void run_bench(const std::string& path, const BenchOptions& options, BenchListener& listener,
                const Interrupt& interrupted) {
     options.validate();
-    const auto rows = [&](Bench& bench, const MeasuredCeilings& ceilings, BenchRow base) {
-        // The first pass brings the pages of the file and memory for activations; it is not counted.
-        const auto measure = [&](BenchRow row, const auto& warm_up, const auto& run) {
-            warm_up();
-            std::vector<BenchSample> samples;
-            for (int i = 0; i < options.repetitions; ++i) samples.push_back(run());
-            evaluate(std::move(samples), row.n_tokens * row.batch, ceilings, row);
-            row.resident_bytes = resident_memory();
-            listener.on_row(row);
-        };
-        for (const int depth : options.depths) {
-            base.depth = depth;
-            for (const int n : options.prompts) {
-                if (n == 0) continue;
-                BenchRow row = base;
-                row.n_tokens = n;
-                const int first = std::min(n, PipelineOptions().prefill_chunk);
-                measure(
-                    row, [&] { bench.prompt(first, depth, interrupted); },
-                    [&] { return bench.prompt(n, depth, interrupted); });
-            }
-            for (const int n : options.tokens) {
-                if (n == 0) continue;
-                for (const int batch : options.batches) {
-                    BenchRow row = base;
-                    row.is_prompt = false;
-                    row.n_tokens = n;
-                    row.batch = batch;
-                    measure(
-                        row, [&] { bench.decode(1, depth, batch, interrupted); },
-                        [&] { return bench.decode(n, depth, batch, interrupted); });
-                }
-            }
-        }
-    };
     std::map<int, MeasuredCeilings> measured;  // by threads
     for (const int n_threads : options.threads) {
         for (const std::string& kv_dtype : options.kv_dtypes) {
             Bench bench(path, n_threads, kv_dtype);
+            std::vector<BenchRow> rows = plan(options);
+            // What cannot be measured shall be known at once, not after an hour.
+            for (const BenchRow& row : rows) bench.check(row.n_tokens, row.depth, row.batch);
             if (!measured.contains(bench.n_threads())) {
                 measured[bench.n_threads()] = measure_ceilings(bench.n_threads(), interrupted);
             }
             const MeasuredCeilings& ceilings = measured[bench.n_threads()];
             listener.on_ready(bench, ceilings);
-            BenchRow base;
-            base.kv_dtype = kv_dtype;
-            base.n_threads = bench.n_threads();
-            rows(bench, ceilings, base);
+            for (BenchRow& row : rows) {
+                row.kv_dtype = kv_dtype;
+                row.n_threads = bench.n_threads();
+                measure(bench, ceilings, options.repetitions, interrupted, row);
+                listener.on_row(row);
+            }
         }
     }
 }

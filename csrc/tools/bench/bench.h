@@ -50,10 +50,13 @@ class Bench {
     int n_threads() const;
     double load_seconds() const;  // from opening the file until everything stood ready, the tokenizer too
 
+    // Throws InvalidArgument when the sizes are out of their range, or the model's context or the machine's
+    // memory is too small for them.
+    void check(int n_tokens, int depth, int batch) const;
+
     // Computes a prompt of n_tokens behind `depth` tokens, up to the logits of its last. What is in the cache
-    // before is random numbers: they cost what real ones cost and need no computing. Throws InvalidArgument
-    // when the model's context or the machine's memory is too small, Interrupted when `interrupted`, which is
-    // asked many times a second, says true.
+    // before is random numbers: they cost what real ones cost and need no computing. Throws what check()
+    // throws, and Interrupted when `interrupted`, which is asked many times a second, says true.
     BenchSample prompt(int n_tokens, int depth, const Interrupt& interrupted = nullptr);
 
     // Computes n_tokens for each of `batch` sequences, one token of each at a time, behind `depth` tokens.
