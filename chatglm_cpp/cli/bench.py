@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import shutil
 import sys
 import tempfile
 import time
@@ -20,6 +21,8 @@ SHAPES = (
     "chatglm-6b", "chatglm2-6b", "chatglm3-6b", "glm-4-9b", "glm-4-9b-0414", "glm-4-32b-0414",
     "glm-edge-1.5b", "glm-edge-4b",
 )  # fmt: skip
+
+DAY = 24 * 60 * 60  # seconds
 
 
 def add_parser(commands: Any) -> None:
@@ -123,8 +126,17 @@ def model_file(args: argparse.Namespace) -> Iterator[Path]:
         # Not among the temporary files of the system, which may be kept in memory.
         cache = cache_folder()
         cache.mkdir(parents=True, exist_ok=True)
+        remove_left_over(cache)
         with tempfile.TemporaryDirectory(prefix="random-", dir=cache) as folder:
             yield write_random(args, Path(folder) / f"{args.random}-{args.dtype}.gguf")
+
+
+def remove_left_over(cache: Path) -> None:
+    """Deletes random models that a killed bench has left: they are large."""
+    for folder in cache.glob("random-*"):
+        with contextlib.suppress(OSError):
+            if time.time() - folder.stat().st_mtime > DAY:
+                shutil.rmtree(folder)
 
 
 def write_random(args: argparse.Namespace, path: Path) -> Path:

@@ -288,7 +288,10 @@ def test_random_measures_and_keeps_the_file_only_where_it_is_named(
     random_model, tmp_path: Path, cache_folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setitem(random_model.SHAPES, "chatglm2-6b", random_model.SHAPES["chatglm2-6b"] | TINY_REMOTE)
+    left_over = cache_folder / "random-killed"
     before = sorted(cache_folder.iterdir())
+    left_over.mkdir()
+    os.utime(left_over, (0, 0))
     status, out, err = run("--random", "chatglm2-6b", "--type", "q8_0", *SMALL, "-o", "json")
     assert (status, err) == (0, "")
     assert json.loads(out)["model"]["name"] == "chatglm2-6b random"

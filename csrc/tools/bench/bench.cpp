@@ -167,6 +167,7 @@ struct Bench::State {
 
     // Random keys and values for the first `depth` slots behind the prefix.
     void fill(KvCache::SequenceId id) {
+        if (depth == 0) return;
         const KvLayout& layout = cache.layout();
         const int start = cache.length(id);
         cache.extend(id, depth);

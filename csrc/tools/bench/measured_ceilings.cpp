@@ -31,18 +31,24 @@ constexpr double kChunkSeconds = 0.5e-3;
 constexpr int64_t kChunksPerThread = 4;  // in a run
 constexpr int kKept = 16;                // chunks of each thread that are timed
 
+// What a tenth of the runs stayed below: one lucky run alone, or one in which the clock jumped, counts
+// nothing.
 template <class Body>
-double best_seconds(const std::function<bool()>& interrupted, const Body& body) {
+double undisturbed_seconds(const std::function<bool()>& interrupted, const Body& body) {
+    std::vector<double> all;
     double best = 1e30;
     for (int run = 0, last_new = 0; run < kMaxRuns && run - last_new < kPatience; ++run) {
         if (interrupted && interrupted()) throw Interrupted();
         const auto start = std::chrono::steady_clock::now();
         body(run);
         const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-        if (seconds.count() < kNewBest * best) last_new = run;
-        best = std::min(best, std::max(seconds.count(), 1e-9));
+        all.push_back(std::max(seconds.count(), 1e-9));
+        if (all.back() < kNewBest * best) last_new = run;
+        best = std::min(best, all.back());
     }
-    return best;
+    const auto chosen = all.begin() + static_cast<std::ptrdiff_t>(all.size() / 10);
+    std::nth_element(all.begin(), chosen, all.end());
+    return *chosen;
 }
 
 // Far more than the last-level cache, yet a part only of a small machine's memory.
@@ -74,7 +80,7 @@ void measure_reads(const cpu::Ceilings& loops, ThreadPool& pool, const std::func
         std::memset(data + slice * kSlice, static_cast<int>(slice % 251), static_cast<size_t>(kSlice));
     });
     for (const auto& read : loops.reads) {
-        const double seconds = best_seconds(interrupted, [&](int run) {
+        const double seconds = undisturbed_seconds(interrupted, [&](int run) {
             const uint8_t* begin = data + run % kWindows * window;
             pool.parallel_for(window / kSlice, [&](int64_t slice, int) {
                 sink.fetch_xor(read.run(begin + slice * kSlice, kSlice), std::memory_order_relaxed);
@@ -102,7 +108,7 @@ double measure_products(const cpu::Ceilings::Products& products, ThreadPool& poo
         return std::max(seconds.count(), 1e-9);
     };
     constexpr int64_t kTrial = 10000;
-    const double trial = best_seconds(interrupted, [&](int) { timed(kTrial); });
+    const double trial = undisturbed_seconds(interrupted, [&](int) { timed(kTrial); });
     const int64_t rounds =
         std::max<int64_t>(1, static_cast<int64_t>(kChunkSeconds / trial * static_cast<double>(kTrial)));
     std::vector<ChunkTimes> threads(static_cast<size_t>(pool.size()));

@@ -25,8 +25,8 @@ struct MeasuredCeilings {
     double product_rate(DType type) const;
 };
 
-// Takes the best of several runs, a second or two together. `interrupted` is asked between them; throws
-// Interrupted when it says true.
+// Takes about a second; other processes that share the processors disturb it little. `interrupted` is asked
+// between them; throws Interrupted when it says true.
 MeasuredCeilings measure_ceilings(int n_threads, const std::function<bool()>& interrupted);
 
 }  // namespace chatglm
