@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import _C
-from ..model_file import DTYPES, cache_folder, engine_path, find_model
+from ..model_file import DEFAULT_DTYPE, DTYPES, cache_folder, engine_path, expand_user, find_model
 from .terminal import format_bytes, is_terminal
 
 # Of random_model, which needs the converter's packages; a test keeps the two the same.
@@ -37,8 +37,8 @@ def add_parser(commands: Any) -> None:
         "-m",
         "--model",
         metavar="PATH",
-        help="GGUF file, or folder of a Hugging Face checkpoint (default: the small model of the package); "
-        "with --random: the file to write and keep (default: a temporary one)",
+        help="as for chat: GGUF file, checkpoint or file of chatglm.cpp up to 0.4 (default: the small model "
+        "of the package); with --random: the file to write and keep (default: a temporary one)",
     )
     model.add_argument(
         "--random",
@@ -51,8 +51,8 @@ def add_parser(commands: Any) -> None:
         "--dtype",
         dest="dtype",
         choices=DTYPES,
-        default="q4_0",
-        help="type of the matrices of a random model or of a folder (default: %(default)s)",
+        help="type of the matrices of a random model, or when a model is converted (default: "
+        f"{DEFAULT_DTYPE}; the types that it has for a file of chatglm.cpp)",
     )
     model.add_argument("--seed", type=int, default=0, metavar="N", help="of random weights (default: 0)")
     sizes = parser.add_argument_group("sizes")
@@ -121,14 +121,14 @@ def model_file(args: argparse.Namespace) -> Iterator[Path]:
     if not args.random:
         yield find_model(args.model, args.dtype)
     elif args.model:
-        yield write_random(args, Path(args.model).expanduser())
+        yield write_random(args, expand_user(args.model))
     else:
         # Not among the temporary files of the system, which may be kept in memory.
         cache = cache_folder()
         cache.mkdir(parents=True, exist_ok=True)
         remove_left_over(cache)
         with tempfile.TemporaryDirectory(prefix="random-", dir=cache) as folder:
-            yield write_random(args, Path(folder) / f"{args.random}-{args.dtype}.gguf")
+            yield write_random(args, Path(folder) / "random.gguf")
 
 
 def remove_left_over(cache: Path) -> None:
@@ -147,7 +147,7 @@ def write_random(args: argparse.Namespace, path: Path) -> Path:
             f"random models need the package {error.name}; run: pip install 'chatglm-cpp[convert]'"
         ) from None
     start = time.perf_counter()
-    size = write_random_model(args.random, args.dtype, path, seed=args.seed)
+    size = write_random_model(args.random, args.dtype or DEFAULT_DTYPE, path, seed=args.seed)
     if is_terminal(sys.stderr):
         print(f"{path}: {format_bytes(size)} in {time.perf_counter() - start:.1f} s", file=sys.stderr)
     return path
