@@ -1,6 +1,6 @@
 """The C++ engine. Programs use the package's own names; this module may change with any version."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, overload
 
 import numpy as np
@@ -190,3 +190,31 @@ def quantize(
 def dequantize(data: npt.NDArray[np.uint8], source: str) -> npt.NDArray[np.float32]: ...
 def read_gguf(path: str, max_array: int = 16) -> dict[str, Any]: ...
 def default_thread_count() -> int: ...
+
+class Bench:
+    def __init__(self, path: str, *, n_threads: int = 0, kv_dtype: str = "f16") -> None: ...
+    def prompt(self, n_tokens: int, depth: int = 0) -> float: ...
+    def decode(self, n_tokens: int, depth: int = 0, batch: int = 1) -> float: ...
+    @property
+    def config(self) -> ModelConfig: ...
+    @property
+    def n_threads(self) -> int: ...
+    @property
+    def isa(self) -> str: ...
+    @property
+    def load_seconds(self) -> float: ...
+
+class BenchOptions:
+    def __init__(
+        self,
+        *,
+        prompts: Sequence[int] = ...,
+        tokens: Sequence[int] = ...,
+        depths: Sequence[int] = ...,
+        batches: Sequence[int] = ...,
+        threads: Sequence[int] = ...,
+        kv_dtypes: Sequence[str] = ...,
+        repetitions: int = 5,
+    ) -> None: ...
+
+def run_bench(path: str, options: BenchOptions, output: str, write: Callable[[str], object]) -> None: ...

@@ -3,11 +3,17 @@
 
 #include <pybind11/pybind11.h>
 
+#include <functional>
+
 namespace chatglm::bindings {
 
 void bind_errors(pybind11::module_& m);
 void bind_messages(pybind11::module_& m);
 void bind_pipeline(pybind11::module_& m);
 void bind_arrays(pybind11::module_& m);
+void bind_bench(pybind11::module_& m);
+
+// Runs compute(interrupted) without the interpreter lock; Ctrl-C ends it as a Python exception.
+void run_without_lock(const std::function<void(const std::function<bool()>& interrupted)>& compute);
 
 }  // namespace chatglm::bindings

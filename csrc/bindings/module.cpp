@@ -9,4 +9,5 @@ PYBIND11_MODULE(_C, m) {
     chatglm::bindings::bind_messages(m);
     chatglm::bindings::bind_pipeline(m);
     chatglm::bindings::bind_arrays(m);
+    chatglm::bindings::bind_bench(m);
 }

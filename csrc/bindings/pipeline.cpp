@@ -107,6 +107,10 @@ const char* finish_reason(const Generation& generation) {
 
 }  // namespace
 
+void run_without_lock(const std::function<void(const std::function<bool()>& interrupted)>& compute) {
+    compute_without_lock([&](const SignalCheck& check) { compute(check); });
+}
+
 void bind_pipeline(py::module_& m) {
     using release_gil = py::call_guard<py::gil_scoped_release>;
     py::module_::import("atexit").attr("register")(py::cpp_function(&stop_computations));

@@ -78,6 +78,23 @@ Integer parse_integer(const std::string& option, const std::string& text) {
     return value;
 }
 
+// "128,512" at its commas.
+inline std::vector<std::string> parse_list(const std::string& text) {
+    std::vector<std::string> values;
+    for (size_t begin = 0; begin <= text.size();) {
+        const size_t end = std::min(text.find(',', begin), text.size());
+        values.push_back(text.substr(begin, end - begin));
+        begin = end + 1;
+    }
+    return values;
+}
+
+inline std::vector<int> parse_integers(const std::string& option, const std::string& text) {
+    std::vector<int> values;
+    for (const std::string& item : parse_list(text)) values.push_back(parse_integer<int>(option, item));
+    return values;
+}
+
 inline float parse_float(const std::string& option, const std::string& text) {
     char* end = nullptr;
     const float value = std::strtof(text.c_str(), &end);
