@@ -14,7 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from .architecture import Architecture, Hparams
+from .architectures import find_architecture
+from .checkpoint import Checkpoint
 from .errors import ConvertError
+from .jsonfile import Settings, load_object
 from .tensor import FLOAT_BYTES, TensorRef, read_float32, to_float32
 
 MAX_POSITIONS = 1 << 16  # the engine's limit; published ones have 64 to 256
@@ -34,6 +37,21 @@ def has_prefix(arch: Architecture, tensors: Mapping[str, TensorRef]) -> bool:
 def is_prefix_only(arch: Architecture, tensors: Mapping[str, TensorRef]) -> bool:
     """Whether there is nothing but a prefix, which is what the official fine-tuning script saves."""
     return has_prefix(arch, tensors) and all(name.startswith(f"{arch.prefix_tensors}.") for name in tensors)
+
+
+def find_prefix(folder: Path) -> TensorRef | None:
+    """The table of a folder that holds a prefix and no model; None for any other folder with a config.json.
+
+    Raises ConvertError when its weights are damaged.
+    """
+    config = Settings(load_object(folder / "config.json"), folder / "config.json")
+    if not config.has("pre_seq_len"):
+        return None
+    arch = find_architecture(config)
+    with Checkpoint(folder) as checkpoint:
+        if not is_prefix_only(arch, checkpoint.tensors):
+            return None
+        return checkpoint.tensors[f"{arch.prefix_tensors}.embedding.weight"]
 
 
 def read_prefix(

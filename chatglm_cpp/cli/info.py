@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import math
-from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .. import _C
-from ..model_file import DEFAULT_DTYPE, DTYPES, engine_path, is_old_model
+from ..model_file import DEFAULT_DTYPE, DTYPES
+from .describe import ADDITIONS, CONTEXT, describe
 from .terminal import format_bytes, format_count, printable
-
-CONTEXT = 2048  # tokens that the memory is stated for: the default max_length
-CACHE_ELEMENT_BYTES = 2  # f16, the default kv_dtype
 
 
 def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "info",
-        help="show what a model file or a checkpoint folder holds",
-        description="For a GGUF file: what it holds and the memory it needs. For a folder of a Hugging "
-        "Face checkpoint, or a model file of chatglm.cpp up to 0.4: what it is and whether it converts.",
+        help="show what a model file or a folder holds, and whether it runs",
+        description="For a GGUF file: what it holds, the memory it needs and whether it runs. For a folder "
+        "of a Hugging Face checkpoint, or a model file of chatglm.cpp up to 0.4: what it is and whether it "
+        "converts. For a LoRA adapter or a P-Tuning prefix: what it is and how to use it.",
     )
     parser.add_argument(
         "path", type=Path, metavar="PATH", help="GGUF file, folder of a checkpoint, or file of chatglm.cpp"
@@ -41,12 +35,7 @@ def add_parser(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.path.is_dir():
-        described = describe_checkpoint(args.path, args.dtype or DEFAULT_DTYPE)
-    elif is_old_model(args.path):
-        described = describe_old_file(args.path, args.dtype)
-    else:
-        described = describe_file(args.path)
+    described = describe(args.path, args.dtype)
     tensors = described.pop("tensors")
     if args.json:
         if args.tensors:
@@ -54,160 +43,11 @@ def run(args: argparse.Namespace) -> int:
         text = json.dumps(described, ensure_ascii=False, indent=2)
         print("\n".join(map(printable, text.split("\n"))))
         return 0
-    print(format_description(described))
+    is_addition = described["kind"] in ADDITIONS
+    print(format_addition(described) if is_addition else format_description(described))
     if args.tensors:
         print(format_tensors(tensors))
     return 0
-
-
-def describe_file(path: Path) -> dict[str, Any]:
-    """What is in a GGUF file, from its metadata and its table of tensors alone."""
-    content = _C.read_gguf(engine_path(path))
-    metadata, lengths = content["metadata"], content["array_lengths"]
-    tensors = [
-        {"name": t["name"], "type": t["type"], "shape": list(t["shape"]), "bytes": t["n_bytes"]}
-        for t in content["tensors"]
-    ]
-    arch = metadata.get("general.architecture")
-    used = {t["type"]: t["used_as"] for t in content["tensors"]}
-    return {
-        "path": str(path),
-        "name": metadata.get("general.name"),
-        "architecture": arch,
-        **_sizes(_with_defaults({key: metadata.get(f"{arch}.{name}") for key, name in _GGUF_SIZES.items()})),
-        "vocabulary": lengths.get("tokenizer.ggml.tokens"),
-        "tokenizer": metadata.get("tokenizer.ggml.model"),
-        **_chat_format(path, metadata),
-        **_weights(tensors),
-        "memory_bytes": sum(t["n_bytes_used"] or t["n_bytes"] for t in content["tensors"]),
-        "repacked_types": {name: used[name] for name in sorted(used) if used[name] not in (name, None)},
-        "unsupported_types": sorted(name for name in used if used[name] is None),
-        "file_bytes": content["file_size"],
-        "problem": _problem(path),
-        "tensors": tensors,
-    }
-
-
-_GGUF_SIZES = {
-    "context": "context_length",
-    "layers": "block_count",
-    "hidden": "embedding_length",
-    "ffn": "feed_forward_length",
-    "heads": "attention.head_count",
-    "kv_heads": "attention.head_count_kv",
-    "head_dim": "attention.key_length",
-}
-
-
-def _with_defaults(sizes: dict[str, Any]) -> dict[str, Any]:
-    """What the engine takes for sizes that a file leaves out."""
-    hidden, heads = sizes["hidden"], sizes["heads"]
-    if sizes["kv_heads"] is None:
-        sizes["kv_heads"] = heads
-    if sizes["head_dim"] is None and isinstance(hidden, int) and isinstance(heads, int) and heads > 0:
-        sizes["head_dim"] = hidden // heads
-    return sizes
-
-
-def _chat_format(path: Path, metadata: dict[str, Any]) -> dict[str, Any]:
-    """The chat format that the engine uses, and whether it is guessed because the file does not say."""
-    said = used = metadata.get("chatglm.chat_format")
-    with contextlib.suppress(_C.Error):  # without a tokenizer there is nothing to guess from
-        used = _C.load_tokenizer(engine_path(path)).chat_format or None
-    return {"chat_format": used, "chat_format_guessed": used is not None and said is None}
-
-
-def _problem(path: Path) -> str | None:
-    """Why the engine refuses the file, as far as its metadata tell."""
-    try:
-        _C.check_model(engine_path(path))
-    except _C.Error as error:
-        return str(error)
-    return None
-
-
-def describe_checkpoint(folder: Path, dtype: str) -> dict[str, Any]:
-    """What the folder of a checkpoint would become. Reads the headers of its weights, and no weights."""
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"{folder}: is a folder without config.json, so no checkpoint.")
-    with _missing_package(folder):
-        from ..convert.checkpoint_model import Choices, open_checkpoint
-        from ..convert.plan import DTYPES as CONVERT_DTYPES
-    with open_checkpoint(folder, Choices(CONVERT_DTYPES[dtype])) as model:
-        return _describe(folder, model, dtype)
-
-
-def describe_old_file(path: Path, dtype: str | None) -> dict[str, Any]:
-    """What a model file of chatglm.cpp would become; `dtype` None keeps the types that it has."""
-    with _missing_package(path):
-        from ..convert.chatglm_cpp_model import open_chatglm_cpp_file
-        from ..convert.checkpoint_model import Choices
-        from ..convert.plan import DTYPES as CONVERT_DTYPES
-    with open_chatglm_cpp_file(path, Choices(CONVERT_DTYPES[dtype] if dtype else None)) as model:
-        described = _describe(path, model, dtype or "the types that it has")
-    return {**described, "format": "chatglm.cpp up to 0.4"}
-
-
-@contextlib.contextmanager
-def _missing_package(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except ImportError as error:
-        raise _C.Error(
-            f"{path}: looking into it needs the package {error.name}; run: pip install 'chatglm-cpp[convert]'"
-        ) from None
-
-
-def _describe(path: Path, model: Any, converts_to: str) -> dict[str, Any]:
-    """`model` as the converter opened it."""
-    tensors = [
-        {"name": t.name, "type": t.dtype.name, "shape": list(t.shape), "bytes": t.nbytes}
-        for t in model.plan.tensors
-    ]
-    hparams = model.hparams
-    return {
-        "path": str(path),
-        "name": model.name,
-        "architecture": model.architecture,
-        "converts_to": converts_to,
-        **_sizes(
-            {
-                "context": hparams.context,
-                "layers": hparams.n_layers,
-                "hidden": hparams.hidden,
-                "ffn": hparams.ffn,
-                "heads": hparams.n_heads,
-                "kv_heads": hparams.n_kv_heads,
-                "head_dim": hparams.head_dim,
-            }
-        ),
-        "vocabulary": hparams.vocab,
-        "tokenizer": model.vocabulary.model,
-        "chat_format": model.chat_format or None,
-        **_weights(tensors),
-        "source_bytes": model.plan.source_bytes,
-        "tensors": tensors,
-    }
-
-
-def _sizes(sizes: dict[str, Any]) -> dict[str, Any]:
-    """The sizes, and the bytes that the cache of CONTEXT tokens takes where they tell."""
-    needed = [sizes[key] for key in ("layers", "kv_heads", "head_dim")]
-    cache = None
-    if all(isinstance(n, int) and n > 0 for n in needed):
-        cache = 2 * math.prod(needed) * CONTEXT * CACHE_ELEMENT_BYTES  # keys and values
-    return {**sizes, "cache_bytes": cache}
-
-
-def _weights(tensors: list[dict[str, Any]]) -> dict[str, Any]:
-    counts, n_bytes = Counter(t["type"] for t in tensors), Counter[str]()
-    for t in tensors:
-        n_bytes[t["type"]] += t["bytes"]
-    return {
-        "parameters": sum(math.prod(t["shape"]) for t in tensors),
-        "weight_bytes": n_bytes.total(),
-        "types": {name: {"tensors": n, "bytes": n_bytes[name]} for name, n in counts.most_common()},
-    }
 
 
 def format_description(d: dict[str, Any]) -> str:
@@ -229,13 +69,13 @@ def format_description(d: dict[str, Any]) -> str:
         ("vocabulary", f"{known(d['vocabulary'])} tokens, tokenizer {known(d['tokenizer'])}"),
         ("chat format", _format_chat(d)),
     ]
-    if d.get("problem"):
-        rows.append(("runs", f"no: {d['problem']}"))
+    if "runs" in d:
+        rows.append(("runs", _format_runs(d)))
     if "file_bytes" in d:
         rows.append(("file", f"{d['path']}, {format_bytes(d['file_bytes'])}"))
     else:
-        place, origin = ("file", f", of {d['format']}") if "format" in d else ("folder", "")
-        rows.append((place, f"{d['path']}{origin}, {format_bytes(d['source_bytes'])} of weights"))
+        place = "folder" if d["kind"] == "checkpoint" else "file"
+        rows.append((place, f"{d['path']}, {d['kind']}, {format_bytes(d['source_bytes'])} of weights"))
         rows.append(("converts", f"to {d['converts_to']}, {format_bytes(d['weight_bytes'])}"))
     if d["cache_bytes"] is not None:
         weights = d.get("memory_bytes", d["weight_bytes"])
@@ -247,13 +87,38 @@ def format_description(d: dict[str, Any]) -> str:
                 f"cache {format_bytes(d['cache_bytes'])}",
             )
         )
-    if d.get("unsupported_types"):
-        rows.append(("note", f"this version cannot use {', '.join(d['unsupported_types'])}"))
-    elif d.get("repacked_types"):
-        repacked = ", ".join(f"{stored} as {used}" for stored, used in d["repacked_types"].items())
-        rows.append(("note", f"runs; repacked at load, which takes time and memory: {repacked}"))
+    return _format_rows(rows)
+
+
+def format_addition(d: dict[str, Any]) -> str:
+    rows = [("kind", d["kind"])]
+    for key in ("name", "architecture", "base"):
+        if d.get(key):
+            rows.append((key, d[key]))
+    if "positions" in d:
+        rows.append(("positions", str(d["positions"])))
+    else:
+        ranks = ", ".join(map(str, d["ranks"])) or "none"
+        rows.append(("changes", f"{d['matrices']} matrices; rank {ranks}, alpha {d['alpha'] or 0:g}"))
+    rows.append(("size", format_bytes(d.get("file_bytes") or d["source_bytes"])))
+    rows.append(("use", d["use"]))
+    return _format_rows(rows)
+
+
+def _format_rows(rows: list[tuple[str, str]]) -> str:
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {printable(value)}" for name, value in rows)
+
+
+def _format_runs(d: dict[str, Any]) -> str:
+    if d["problem"]:
+        return f"no: {d['problem']}"
+    if d["unsupported_types"]:
+        return f"no: this version cannot use {', '.join(d['unsupported_types'])}"
+    if d["repacked_types"]:
+        repacked = ", ".join(f"{stored} as {used}" for stored, used in d["repacked_types"].items())
+        return f"yes; repacked at load, which takes time and memory: {repacked}"
+    return "yes"
 
 
 def _format_chat(d: dict[str, Any]) -> str:

@@ -343,3 +343,19 @@ def test_perplexity_of_a_real_model(fixtures: Path):
     )
     expected = math.exp(reference["nll_per_window"][0] / (reference["window"] - 1))
     assert float(result.stdout.splitlines()[-1].split()[1].rstrip(b":")) == pytest.approx(expected, rel=1e-3)
+
+
+def test_info_says_how_to_use_what_is_added_to_models(fixtures, tmp_path):
+    pytest.importorskip("torch", reason="PyTorch checkpoints need torch")
+    folders = fixtures / "checkpoints"
+    assert "rank 8, alpha 32" in run("info", folders / "chatglm3-6b-lora").stdout.decode()
+    prefix = run("info", folders / "chatglm2-6b-ptuning-v2").stdout.decode()
+    assert "P-Tuning prefix" in prefix and "--ptuning" in prefix
+    adapter = tmp_path / "adapter.gguf"
+    base = str(folders / "chatglm3-6b")
+    assert run("convert", "-i", folders / "chatglm3-6b-lora", "--base", base, "-o", adapter).returncode == 0
+    described = json.loads(run("info", "--json", adapter).stdout)
+    assert (described["kind"], described["ranks"], described["alpha"]) == ("LoRA adapter", [8], 32)
+    assert "--lora" in run("info", adapter).stdout.decode()
+    refused = run("chat", "-m", adapter, "-p", "hi")
+    assert refused.returncode == 2 and b"adapter" in refused.stderr and b"Traceback" not in refused.stderr

@@ -23,7 +23,8 @@ from llama_cpp_files import (
 from test_goldens import F32_ERROR, greedy
 
 from chatglm_cpp import FormatError, Pipeline, Tokenizer
-from chatglm_cpp.cli.info import describe_file, format_description
+from chatglm_cpp.cli.describe import describe
+from chatglm_cpp.cli.info import format_description
 
 pytest.importorskip("torch", reason="the golden weights are read with PyTorch")
 pytest.importorskip("sentencepiece", reason="the judge of SentencePiece models is not installed")
@@ -293,7 +294,7 @@ def test_a_scaling_factor_alone_is_linear(fixtures, reference, files, tmp_path):
 
 
 def test_info_says_what_will_happen(files, tmp_path):
-    described = describe_file(files("chatglm3-6b"))
+    described = describe(files("chatglm3-6b"))
     assert (described["chat_format"], described["chat_format_guessed"]) == ("chatglm3", True)
     assert described["problem"] is None and not described["unsupported_types"]
     assert described["architecture"] == "chatglm" and described["name"] == "chatglm3-6b"
@@ -304,13 +305,13 @@ def test_info_says_what_will_happen(files, tmp_path):
 
 def test_info_of_a_file_that_does_not_run(files, tmp_path):
     part = rewrite(files("glm-4-9b-0414"), tmp_path / "part.gguf", **{"split.count": 2, "split.no": 0})
-    described = describe_file(part)
+    described = describe(part)
     assert described["chat_format"] == "template"
     assert "llama-gguf-split --merge" in format_description(described)
     writer = Writer(tmp_path / "other.gguf", "clip")
     writer.add_type("mmproj")
-    described = describe_file(writer.finish())
+    described = describe(writer.finish())
     assert described["layers"] is None and described["chat_format"] is None
     assert "projector" in format_description(described)
     missing = rewrite(files("chatglm3-6b"), tmp_path / "m.gguf", drop="chatglm.attention.head_count")
-    assert "chatglm.attention.head_count" in format_description(describe_file(missing))
+    assert "chatglm.attention.head_count" in format_description(describe(missing))
