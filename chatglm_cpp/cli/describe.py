@@ -42,6 +42,8 @@ def _describe_file(path: Path) -> dict[str, Any]:
     tensors = _tensors(content)
     arch = metadata.get("general.architecture")
     used = {t["type"]: t["used_as"] for t in content["tensors"]}
+    unsupported = sorted(name for name in used if used[name] is None)
+    problem = _problem(path)
     return {
         "path": str(path),
         "kind": "model",
@@ -54,9 +56,10 @@ def _describe_file(path: Path) -> dict[str, Any]:
         **_weights(tensors),
         "memory_bytes": sum(t["n_bytes_used"] or t["n_bytes"] for t in content["tensors"]),
         "repacked_types": {name: used[name] for name in sorted(used) if used[name] not in (name, None)},
-        "unsupported_types": sorted(name for name in used if used[name] is None),
+        "unsupported_types": unsupported,
+        "runs": problem is None and not unsupported,
+        "problem": problem,
         "file_bytes": content["file_size"],
-        "problem": _problem(path),
         "tensors": tensors,
     }
 

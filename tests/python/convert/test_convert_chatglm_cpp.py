@@ -293,7 +293,7 @@ def test_info_says_what_it_is_and_what_it_becomes(tmp_path, cache, capsys):
     assert program(["info", str(path)]) == 0
     text = capsys.readouterr().out
     for words in (
-        "old.bin, of chatglm.cpp up to 0.4",
+        "old.bin, file of chatglm.cpp up to 0.4",
         "converts",
         "the types that it has",
         "q4_0 (10 tensors",
