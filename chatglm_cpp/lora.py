@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 
-from .model_file import engine_path, expand_user
+from .model_file import adapter_path
 from .options import as_float
 
 # One adapter; several; or each with a scale.
@@ -26,7 +26,4 @@ def to_loras(lora: LoraLike) -> list[tuple[str, float]]:
     for path in scales:
         if not isinstance(path, str | os.PathLike):
             raise TypeError(f"lora holds a {type(path).__name__}; give paths of adapters.")
-    return [
-        (engine_path(expand_user(path)), as_float("the scale of lora", scale))
-        for path, scale in scales.items()
-    ]
+    return [(adapter_path(path), as_float("the scale of lora", scale)) for path, scale in scales.items()]

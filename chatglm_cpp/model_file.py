@@ -55,6 +55,8 @@ def find_model(
     found = expand_user(path)
     if found.is_dir():
         if not (found / "config.json").is_file():
+            if is_adapter_folder(found):
+                raise InvalidArgument(f"{found}: is a LoRA adapter and no model; {_ADAPTER_ADVICE}")
             raise FileNotFoundError(
                 f"{found}: is a folder without config.json; give the folder of a Hugging Face checkpoint "
                 "or a .gguf file."
@@ -64,7 +66,7 @@ def find_model(
         return _converted(_local_source(found), dtype, verbose)
     if not found.exists():
         if _MAYBE_ON_HUB.fullmatch(os.fspath(path)):
-            return _converted(_hub_source(os.fspath(path), verbose), dtype, verbose)
+            return _converted(_hub_source(os.fspath(path), verbose), dtype or DEFAULT_DTYPE, verbose)
         raise FileNotFoundError(f"{found}: no such file or folder.")
     return found
 
@@ -75,6 +77,30 @@ def expand_user(path: str | os.PathLike[str]) -> Path:
         return Path(path).expanduser()
     except RuntimeError:  # no such user, or no home folder: it may still be a name
         return Path(path)
+
+
+_ADAPTER_ADVICE = (
+    "make a file of it with 'python -m chatglm_cpp.convert -i FOLDER --base MODEL -o adapter.gguf' and use "
+    "that beside the model (--lora), or merge it: convert the model with -l FOLDER."
+)
+
+
+def is_adapter_folder(path: Path) -> bool:
+    """Whether `path` is a folder in which PEFT saved an adapter."""
+    return (path / "adapter_config.json").is_file()
+
+
+def adapter_path(path: str | os.PathLike[str]) -> str:
+    """The file of an adapter as the engine takes it.
+
+    Raises:
+        InvalidArgument: it is a folder, which must be converted first, or its name is not UTF-8.
+    """
+    found = expand_user(path)
+    if found.is_dir():
+        what = "is a LoRA adapter as PEFT saves it" if is_adapter_folder(found) else "is a folder"
+        raise InvalidArgument(f"{found}: {what}; {_ADAPTER_ADVICE}")
+    return engine_path(found)
 
 
 def is_old_model(path: Path) -> bool:
@@ -95,6 +121,8 @@ def engine_path(path: str | os.PathLike[str]) -> str:
         InvalidArgument: its bytes are not UTF-8.
     """
     name = os.fspath(path)
+    if "\0" in name:
+        raise InvalidArgument(f"{name!a}: a path cannot hold a zero byte.")
     try:
         name.encode("utf-8")
     except UnicodeEncodeError:

@@ -137,7 +137,7 @@ class Pipeline:
         Raises:
             FileNotFoundError: there is no such file.
             FormatError: it is no adapter, or one of another model.
-            InvalidArgument: a scale is not a finite number.
+            InvalidArgument: a scale is not a finite number, or a folder is given.
         """
         self._engine.set_loras(to_loras(lora))
 

@@ -166,4 +166,4 @@ def _check(h: Hparams, named: Mapping[str, str], config: Settings) -> None:
     if not 0 < h.rope_theta < 1e15:
         raise fail("rope_theta", "expected a positive number")
     if not 1e-6 < h.rope_ratio < 1e6:
-        raise fail("rope_ratio", "expected a positive number")
+        raise fail("rope_ratio", "expected a number between 1e-6 and 1e6")

@@ -14,7 +14,7 @@ from .checkpoint import Checkpoint
 from .errors import ConvertError
 from .hub import checkpoint_name
 from .jsonfile import Settings, load_object
-from .lora import Adapter, merge_adapter
+from .lora import Adapter, is_adapter, merge_adapter
 from .metadata import add_general, add_hparams, add_position_tokens, add_tokenizer
 from .plan import DEFAULT_TYPE, DTYPES, DType, Plan, make_plan
 from .prequantized import resolve_integers
@@ -68,6 +68,10 @@ def open_checkpoint(folder: Path, choices: Choices) -> Iterator[Model]:
             )
         resolve_integers(checkpoint, config)
         notes = []
+        if choices.ptuning is not None and is_adapter(choices.ptuning):
+            raise ConvertError(
+                f"{choices.ptuning}: is a LoRA adapter, which -l merges; --ptuning takes a prefix"
+            )
         if choices.lora is not None:
             adapter = stack.enter_context(Adapter(choices.lora))
             notes.append(f"{merge_adapter(checkpoint, adapter)} tensors were changed by {choices.lora}")

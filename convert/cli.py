@@ -41,6 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "-t",
         "--type",
+        type=str.lower,
         choices=list(DTYPES),
         help=f"type of the matrices (default: {DEFAULT_TYPE}; f32 for an adapter; those that a file of "
         "chatglm.cpp has)",

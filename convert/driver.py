@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,7 +17,8 @@ from .checkpoint_model import Choices, Model, open_checkpoint, open_vocabulary
 from .encode import Findings, encode_tensor
 from .errors import ConvertError
 from .hub import download, hub_name
-from .lora_model import is_adapter, open_adapter
+from .lora import is_adapter
+from .lora_model import open_adapter
 from .plan import DTYPES, Plan, count_by_type
 from .writer import GgufWriter, Metadata
 
@@ -40,6 +41,7 @@ class Summary:
     seconds: float
     skipped: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    is_adapter: bool = False
 
 
 def convert(
@@ -94,7 +96,7 @@ def convert(
     source = Path(input)
     wanted = hub_name(input)
     try:
-        target = _check_paths(None if wanted else source, Path(output))
+        target = _check_paths(None if wanted else source, Path(output), (base, lora, ptuning))
     except ConvertError:
         raise
     except (OSError, RuntimeError, ValueError) as error:  # too long, a loop of links, a zero byte
@@ -145,6 +147,7 @@ def convert(
         seconds=time.perf_counter() - start,
         skipped=model.plan.skipped,
         notes=[*model.notes, *model.plan.notes, *findings],
+        is_adapter=model.vocabulary is None,
     )
 
 
@@ -158,16 +161,18 @@ def _without_tensors(source: Path, choices: Choices) -> Iterator[Model]:
         yield model
 
 
-def _check_paths(source: Path | None, output: Path) -> Path:
-    """The real path of the file to write; `source` is None while it is still to be downloaded."""
+def _check_paths(source: Path | None, output: Path, others: Sequence[str | os.PathLike[str] | None]) -> Path:
+    """The real path of the file to write; `source` is None while it is still to be downloaded, `others` are
+    what is read besides."""
+    read_from = [Path(path) for path in (source, *others) if path is not None]
     if source is not None and not source.exists():
         raise ConvertError(f"{source}: no such file or folder")
     target = output.resolve()
     if source is not None and not source.is_dir():
         if not is_chatglm_cpp_file(source):
             raise ConvertError(
-                f"{source}: is a file, but no model file of chatglm.cpp; expected one, or the folder of a "
-                "checkpoint"
+                f"{source}: {_what_else(source)}; expected the folder of a checkpoint, its name on a "
+                "hub, or a model file of chatglm.cpp"
             )
         if target == source.resolve():
             raise ConvertError(f"{output}: is the file to convert; choose another output")
@@ -175,14 +180,27 @@ def _check_paths(source: Path | None, output: Path) -> Path:
         raise ConvertError(f"{output}: is a folder; name the GGUF file to write")
     if target.exists() and not target.is_file():
         raise ConvertError(f"{output}: is no regular file")
-    beside = source is not None and output.parent.resolve() == source.resolve()
-    if beside and target.exists() and output.suffix != ".gguf":
-        raise ConvertError(f"{output}: is a file of the checkpoint itself; choose another output")
+    folders = [folder.resolve() for folder in read_from if folder.is_dir()]
+    inside = target.parent in folders or output.parent.resolve() in folders
+    if inside and not output.suffix == target.suffix == ".gguf":
+        raise ConvertError(
+            f"{output}: lies among the files that are read; choose a name that ends in .gguf, or another "
+            "folder"
+        )
     if not target.parent.is_dir():
         raise ConvertError(f"{output}: the folder {target.parent} does not exist")
     if not os.access(target.parent, os.W_OK):
         raise ConvertError(f"{output}: the folder {target.parent} is not writable")
     return target
+
+
+def _what_else(source: Path) -> str:
+    with open(source, "rb") as file:
+        if file.read(4) == b"GGUF":
+            return (
+                "is a GGUF file already, and runs as it is; for another type convert the original checkpoint"
+            )
+    return "is a file, but no model"
 
 
 def _check_options(dtype: str | None, chat_format: str | None, rope_scaling: str, threads: int) -> None:
@@ -207,8 +225,9 @@ def _write(
     free = shutil.disk_usage(target.parent).free
     needed = plan.target_bytes + len(bytes(metadata))
     if needed > free:
+        unit, name = (1e9, "GB") if needed >= 1e8 else (1e3, "KB")
         raise ConvertError(
-            f"{target}: needs {needed / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free there"
+            f"{target}: needs {needed / unit:.1f} {name}, but only {free / unit:.1f} {name} are free there"
         )
     notes: list[str] = []
     total, done = plan.source_bytes, 0

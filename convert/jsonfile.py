@@ -9,14 +9,17 @@ from typing import Any
 
 from .errors import ConvertError
 
-MAX_JSON_BYTES = 256 << 20  # tokenizer.json of a 150k vocabulary is about 20 MB
+# Parsed JSON takes up to 25 times its size. The tokenizer.json of a 150k vocabulary has about 20 MB, all
+# others a few kilobytes to a few hundred.
+MAX_JSON_BYTES = 4 << 20
+MAX_TOKENIZER_JSON_BYTES = 64 << 20
 
 
 def load_json(path: Path) -> Any:
     """Parses `path`. Raises ConvertError when it is missing, too large or not JSON."""
     try:
         size = path.stat().st_size
-        if size > MAX_JSON_BYTES:
+        if size > (MAX_TOKENIZER_JSON_BYTES if path.name == "tokenizer.json" else MAX_JSON_BYTES):
             raise ConvertError(f"{path}: {size} bytes is too large for a JSON file of a checkpoint")
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
@@ -43,6 +46,8 @@ def load_object(path: Path) -> dict[str, Any]:
 
 def shown(value: Any) -> str:
     """A value as its file has it, short enough for a message."""
+    if isinstance(value, list) and len(value) > 40:  # before it is written out
+        value = value[:40]
     text = json.dumps(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 

@@ -25,9 +25,15 @@ from .torch_file import TorchFile
 CONFIG_FILE = "adapter_config.json"
 WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 MAX_RANK = 4096
+MAX_ALPHA = 1e6
 
 _ROOT = "base_model.model."
 _FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<side>[AB])(\.default)?(\.weight)?")
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether `folder` holds an adapter and no model."""
+    return (folder / CONFIG_FILE).is_file() and not (folder / "config.json").is_file()
 
 
 @dataclass(frozen=True)
@@ -93,7 +99,12 @@ class Adapter:
                     f'{self.config.path}: "{key}" is {self.config.get(key)!r:.40}, which is not supported; '
                     "merge the adapter with PEFT (merge_and_unload) and convert the result"
                 )
-        self.config.number("lora_alpha", float)
+        self.alpha = self._sane(self.config.number("lora_alpha", float))
+
+    def _sane(self, alpha: float) -> float:
+        if not abs(alpha) <= MAX_ALPHA:
+            raise ConvertError(f"{self.config.path}: an alpha is {alpha:g}, expected at most {MAX_ALPHA:g}")
+        return alpha
 
     def _sort_tensors(self) -> tuple[dict[str, LowRank], dict[str, TensorRef]]:
         sides: dict[str, dict[str, TensorRef]] = {}
@@ -140,7 +151,7 @@ class Adapter:
         return LowRank(a, b, self._scale(module, a.shape[0]), embedding)
 
     def _scale(self, module: str, rank: int) -> float:
-        alpha = self.config.number("lora_alpha", float)
+        alpha = self.alpha
         pattern = self.config.get("alpha_pattern")
         for key, value in (pattern if isinstance(pattern, dict) else {}).items():
             # PEFT takes the key for a regular expression; what people write are names of modules.
@@ -154,7 +165,8 @@ class Adapter:
                     "modules with numbers"
                 )
             if module == key or module.endswith(f".{key}"):
-                alpha = float(value)
+                alpha = self._sane(float(value) if abs(value) < 1e30 else math.inf)
+                break  # the first that fits, as in PEFT
         return alpha / (math.sqrt(rank) if self.config.get("use_rslora") is True else rank)
 
 

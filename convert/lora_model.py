@@ -18,15 +18,11 @@ from .architectures import find_architecture
 from .checkpoint_model import Choices, Model, read_config
 from .errors import ConvertError
 from .hub import checkpoint_name
-from .lora import CONFIG_FILE, Adapter, LowRank
+from .lora import Adapter, LowRank
 from .metadata import add_general
 from .plan import DTYPES, Plan, PlannedTensor, rules_with_layers, type_for
 from .tensor import TensorRef, read_float32
 from .writer import Metadata
-
-
-def is_adapter(folder: Path) -> bool:
-    return (folder / CONFIG_FILE).is_file() and not (folder / "config.json").is_file()
 
 
 @contextlib.contextmanager
@@ -45,7 +41,7 @@ def open_adapter(folder: Path, base: Path | None, choices: Choices) -> Iterator[
             raise _only_merged(adapter, f"replaces {name} whole (modules_to_save)")
         left = dict(adapter.factors)
         tensors: list[PlannedTensor] = []
-        alpha = adapter.config.number("lora_alpha", float) or 1.0
+        alpha = adapter.alpha or 1.0
         for rule, layer in rules_with_layers(arch, hparams.n_layers):
             names = [pattern.format(i=layer) for pattern, _ in rule.sources]
             factors = [left.pop(name, None) for name in names]

@@ -44,6 +44,10 @@ def format_bytes(n: float) -> str:
     return f"{n:.2f} GB"
 
 
+def _chat(summary: Summary) -> str:
+    return "" if summary.is_adapter else f", chat format {summary.chat_format or 'none'}"
+
+
 def format_summary(summary: Summary) -> str:
     """The table that ends a conversion."""
     lines = [f"{'type':<8}{'tensors':>8}{'size':>12}"]
@@ -52,7 +56,7 @@ def format_summary(summary: Summary) -> str:
     count = sum(n for n, _ in summary.types.values())
     lines.append(f"{'total':<8}{count:>8}{format_bytes(summary.file_bytes):>12}")
     lines.append(
-        f"{summary.name} ({summary.architecture}, chat format {summary.chat_format or 'none'}): "
+        f"{summary.name} ({summary.architecture}{_chat(summary)}): "
         f"{format_bytes(summary.source_bytes)} -> {format_bytes(summary.file_bytes)}, {summary.seconds:.1f} s"
     )
     if summary.skipped:

@@ -16,9 +16,12 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from .errors import ConvertError
+from .jsonfile import shown
 from .reading import read_exactly
 from .tensor import TensorRef
 
+MAX_DIMS = 8
+MAX_SIZE = 1 << 62
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library itself
 
 # Bytes of one element. A type of this table that is no float is an error only if the tensor is needed.
@@ -92,10 +95,10 @@ class SafetensorsFile:
         dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
         if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
             raise ConvertError(f"{where}: unknown element type {dtype!r:.40}")
-        if not isinstance(shape, list) or not all(_is_size(n) for n in shape):
-            raise ConvertError(f"{where}: the shape {shape!r:.80} is no list of sizes")
+        if not isinstance(shape, list) or len(shape) > MAX_DIMS or not all(_is_size(n) for n in shape):
+            raise ConvertError(f"{where}: the shape {shown(shape)} is no list of at most {MAX_DIMS} sizes")
         if not isinstance(offsets, list) or len(offsets) != 2 or not all(_is_size(n) for n in offsets):
-            raise ConvertError(f"{where}: the offsets {offsets!r:.80} are no pair of positions")
+            raise ConvertError(f"{where}: the offsets {shown(offsets)} are no pair of positions")
         begin, end = offsets
         if begin > end or end > data_bytes:
             raise ConvertError(
@@ -123,7 +126,7 @@ class SafetensorsFile:
 
 
 def _is_size(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_SIZE
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from . import identify, templates
@@ -129,7 +130,8 @@ def _chat_template(folder: Path, tokenizer_config: Settings) -> str:
 def _read(path: Path, limit: int = MAX_MODEL_BYTES) -> bytes:
     try:
         with open(path, "rb") as file:
-            data = file.read(limit + 1)
+            # Asked for more than there is, Python would allocate all of it.
+            data = file.read(min(limit, os.fstat(file.fileno()).st_size) + 1)
     except OSError as error:
         raise ConvertError(f"{path}: cannot be read: {error.strerror or error}") from None
     if len(data) > limit:

@@ -63,6 +63,13 @@ class TorchFile:
         for name, value in state.items():
             if not isinstance(name, str) or not isinstance(value, torch.Tensor):
                 raise ConvertError(f"{path}: entry {name!r:.80} is no tensor; expected a plain state dict")
+            if (
+                value.layout != torch.strided
+                or value.device.type != "cpu"
+                or value.is_nested
+                or value.is_neg()
+            ):
+                raise ConvertError(f"{path}: tensor {name!r:.80} is sparse or of another unusual kind")
             dtype = names.get(value.dtype, str(value.dtype).removeprefix("torch."))
             reader = self._reader(torch, value.detach(), dtype)
             self.tensors[name] = TensorRef(name, dtype, tuple(value.shape), path, reader)

@@ -30,6 +30,11 @@ def describe(path: Path, dtype: str | None = None) -> dict[str, Any]:
         return _describe_folder(path, dtype or DEFAULT_DTYPE)
     if is_old_model(path):
         return _describe_old_file(path, dtype)
+    if not path.exists() and len(path.parts) == 2:
+        raise FileNotFoundError(
+            f"{path}: no such file or folder. Names on a hub are not looked up here; "
+            "convert and chat take them."
+        )
     return _describe_file(path)
 
 
@@ -53,6 +58,7 @@ def _describe_file(path: Path) -> dict[str, Any]:
         "vocabulary": lengths.get("tokenizer.ggml.tokens"),
         "tokenizer": metadata.get("tokenizer.ggml.model"),
         **_chat_format(path, metadata),
+        "prefix": metadata.get(f"{arch}.prefix_length"),
         **_weights(tensors),
         "memory_bytes": sum(t["n_bytes_used"] or t["n_bytes"] for t in content["tensors"]),
         "repacked_types": {name: used[name] for name in sorted(used) if used[name] not in (name, None)},
@@ -113,7 +119,7 @@ def _describe_folder(folder: Path, dtype: str) -> dict[str, Any]:
     """What the folder of a checkpoint would become. Reads the headers of its weights, and no weights."""
     with _missing_package(folder):
         from ..convert.checkpoint_model import Choices, open_checkpoint
-        from ..convert.lora_model import is_adapter
+        from ..convert.lora import is_adapter
         from ..convert.plan import DTYPES as CONVERT_DTYPES
         from ..convert.ptuning import find_prefix
     if is_adapter(folder):
@@ -142,7 +148,7 @@ def _describe_adapter_folder(folder: Path) -> dict[str, Any]:
             "path": str(folder),
             "kind": "LoRA adapter",
             "base": adapter.base or None,
-            "alpha": adapter.config.number("lora_alpha", float),
+            "alpha": adapter.alpha,
             "ranks": sorted({factor.rank for factor in factors.values()}),
             "matrices": len(factors) + len(adapter.replaced),
             "source_bytes": adapter.path.stat().st_size,
@@ -215,6 +221,7 @@ def _describe_model(path: Path, model: Any, converts_to: str) -> dict[str, Any]:
         "vocabulary": hparams.vocab,
         "tokenizer": model.vocabulary.model,
         "chat_format": model.chat_format or None,
+        "prefix": hparams.prefix_length or None,
         **_weights(tensors),
         "source_bytes": model.plan.source_bytes,
         "tensors": tensors,

@@ -69,6 +69,8 @@ def format_description(d: dict[str, Any]) -> str:
         ("vocabulary", f"{known(d['vocabulary'])} tokens, tokenizer {known(d['tokenizer'])}"),
         ("chat format", _format_chat(d)),
     ]
+    if d["prefix"]:
+        rows.append(("prefix", f"{d['prefix']} positions, learnt by P-Tuning"))
     if "runs" in d:
         rows.append(("runs", _format_runs(d)))
     if "file_bytes" in d:

@@ -54,13 +54,17 @@ def load(args: argparse.Namespace) -> tuple[Pipeline, float]:
     """The pipeline that the options ask for, and the seconds it took to load. What the pipeline says about
     its file goes to stderr."""
     start = time.perf_counter()
-    lora = dict.fromkeys(args.lora, 1.0)
-    for value in args.lora_scaled:
+    lora: dict[str, float] = {}
+    for value in [*(f"1:{path}" for path in args.lora), *args.lora_scaled]:
         scale, _, path = value.partition(":")
+        if path in lora:
+            raise InvalidArgument(f"The adapter {path!r} is named twice.")
         try:
             lora[path] = float(scale)
         except ValueError:
-            raise InvalidArgument(f"--lora-scaled is {value!r}; it must be SCALE:FILE.") from None
+            path = ""
+        if not path:
+            raise InvalidArgument(f"--lora-scaled is {value!r}; it must be SCALE:FILE.")
     pipeline = Pipeline(
         args.model, dtype=args.dtype, kv_dtype=args.kv_dtype, n_threads=args.threads, lora=lora
     )

@@ -1,6 +1,7 @@
 // C++ errors as Python exceptions.
 #include <pybind11/pybind11.h>
 
+#include <cstring>
 #include <new>
 
 #include "bindings/bindings.h"
@@ -29,6 +30,14 @@ py::handle builtin(PyObject* type) {
     return py::handle(type);
 }
 
+// Messages quote names from files, whose bytes may be no UTF-8.
+void set_error(PyObject* type, const char* what) {
+    PyObject* text = PyUnicode_DecodeUTF8(what, static_cast<Py_ssize_t>(std::strlen(what)), "replace");
+    if (!text) return;  // Python's own error stands
+    PyErr_SetObject(type, text);
+    Py_DECREF(text);
+}
+
 }  // namespace
 
 void bind_errors(py::module_& m) {
@@ -45,17 +54,17 @@ void bind_errors(py::module_& m) {
         try {
             if (p) std::rethrow_exception(p);
         } catch (const ContextLengthError& e) {
-            PyErr_SetString(context_error_class, e.what());
+            set_error(context_error_class, e.what());
         } catch (const InvalidArgument& e) {
-            PyErr_SetString(argument_error_class, e.what());
+            set_error(argument_error_class, e.what());
         } catch (const FormatError& e) {
-            PyErr_SetString(format_error_class, e.what());
+            set_error(format_error_class, e.what());
         } catch (const FileError& e) {
-            PyErr_SetString(e.not_found() ? PyExc_FileNotFoundError : PyExc_OSError, e.what());
+            set_error(e.not_found() ? PyExc_FileNotFoundError : PyExc_OSError, e.what());
         } catch (const OutOfMemory& e) {
-            PyErr_SetString(PyExc_MemoryError, e.what());
+            set_error(PyExc_MemoryError, e.what());
         } catch (const Error& e) {
-            PyErr_SetString(error_class, e.what());
+            set_error(error_class, e.what());
         }
     });
 }

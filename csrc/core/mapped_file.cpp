@@ -1,5 +1,9 @@
 #include "core/mapped_file.h"
 
+#include <cstring>
+#include <new>
+#include <utility>
+
 #include "chatglm/error.h"
 
 #ifdef _WIN32
@@ -15,14 +19,35 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstring>
 #endif
 
 namespace chatglm {
 
+MappedFile::MappedFile(const std::string& path, Mode mode) {
+    map(path);
+    if (mode == Mode::copy) replace_by_copy(path);
+}
+
+MappedFile::~MappedFile() {
+    if (!copy_) unmap();
+}
+
+void MappedFile::replace_by_copy(const std::string& path) {
+    std::unique_ptr<uint8_t[]> copy(new (std::nothrow) uint8_t[size_ + 1]);
+    if (!copy) {
+        unmap();
+        throw OutOfMemory("There is no memory for the " + std::to_string(size_ >> 20) + " MiB of '" + path +
+                          "'.");
+    }
+    if (size_ > 0) std::memcpy(copy.get(), data_, size_);
+    unmap();
+    copy_ = std::move(copy);
+    data_ = copy_.get();
+}
+
 #ifdef _WIN32
 
-MappedFile::MappedFile(const std::string& path) {
+void MappedFile::map(const std::string& path) {
     const std::filesystem::path native(reinterpret_cast<const char8_t*>(path.c_str()));
     const HANDLE file = CreateFileW(native.c_str(), GENERIC_READ, FILE_SHARE_READ | FILE_SHARE_DELETE,
                                     nullptr, OPEN_EXISTING, FILE_ATTRIBUTE_NORMAL, nullptr);
@@ -50,19 +75,21 @@ MappedFile::MappedFile(const std::string& path) {
     }
 }
 
-MappedFile::~MappedFile() {
+void MappedFile::unmap() {
     if (data_) UnmapViewOfFile(data_);
 }
 
 void MappedFile::release(std::span<const uint8_t> part) const {
+    if (copy_) return;
     // Unlocking pages that are not locked fails and takes them out of the working set.
     if (!part.empty()) VirtualUnlock(const_cast<uint8_t*>(part.data()), part.size());
 }
 
 #else
 
-MappedFile::MappedFile(const std::string& path) {
-    const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+void MappedFile::map(const std::string& path) {
+    // Without waiting: a pipe would for its other end.
+    const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (descriptor < 0) {
         const int code = errno;
         throw FileError(
@@ -90,12 +117,12 @@ MappedFile::MappedFile(const std::string& path) {
     if (!problem.empty()) throw FileError("Cannot read '" + path + "': " + problem + ".", false);
 }
 
-MappedFile::~MappedFile() {
+void MappedFile::unmap() {
     if (data_) ::munmap(const_cast<uint8_t*>(data_), size_);
 }
 
 void MappedFile::release(std::span<const uint8_t> part) const {
-    if (part.empty()) return;
+    if (copy_ || part.empty()) return;
     const auto page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
     const auto offset = static_cast<size_t>(part.data() - data_);
     const size_t begin = (offset + page - 1) / page * page, end = (offset + part.size()) / page * page;

@@ -1,8 +1,9 @@
-// A read-only file in memory, mapped by the system.
+// A read-only file in memory, mapped by the system or copied.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 
@@ -10,8 +11,13 @@ namespace chatglm {
 
 class MappedFile {
   public:
-    // `path` is UTF-8 on every system. Throws FileError. An empty file gives an empty span.
-    explicit MappedFile(const std::string& path);
+    // A map follows what others do to the file while it is open, and a file that shrinks ends the program. A
+    // copy does not: for small files that people replace.
+    enum class Mode { map, copy };
+
+    // `path` is UTF-8 on every system. Throws FileError; OutOfMemory for a copy. An empty file gives an empty
+    // span.
+    explicit MappedFile(const std::string& path, Mode mode = Mode::map);
     ~MappedFile();
     MappedFile(const MappedFile&) = delete;
     MappedFile& operator=(const MappedFile&) = delete;
@@ -24,6 +30,11 @@ class MappedFile {
     void release(std::span<const uint8_t> part) const;
 
   private:
+    void map(const std::string& path);
+    void unmap();
+    void replace_by_copy(const std::string& path);
+
+    std::unique_ptr<uint8_t[]> copy_;
     const uint8_t* data_ = nullptr;
     size_t size_ = 0;
 };

@@ -182,7 +182,8 @@ uint64_t tensor_bytes(const Cursor& cursor, const GgufTensor& tensor, const Stor
 
 }  // namespace
 
-GgufFile::GgufFile(const std::string& path) : path_(path), file_(std::make_unique<MappedFile>(path)) {
+GgufFile::GgufFile(const std::string& path, MappedFile::Mode mode)
+    : path_(path), file_(std::make_unique<MappedFile>(path, mode)) {
     Cursor cursor(file_->bytes(), path_);
     const uint32_t magic = file_->size() < 4 ? 0 : load<uint32_t>(file_->bytes().data());
     if (magic == kReversedMagic) big_endian(path_);

@@ -39,7 +39,7 @@ struct GgufTensor {
 class GgufFile {
   public:
     // Throws FileError, FormatError.
-    explicit GgufFile(const std::string& path);
+    explicit GgufFile(const std::string& path, MappedFile::Mode mode = MappedFile::Mode::map);
 
     const std::string& path() const { return path_; }
     const std::map<std::string, GgufValue, std::less<>>& metadata() const { return metadata_; }

@@ -3,11 +3,25 @@
 #include <algorithm>
 #include <cmath>
 #include <string>
+#include <system_error>
 #include <utility>
 
 #include "chatglm/error.h"
 
 namespace chatglm {
+
+namespace {
+
+FileStamp stamp_of(const std::string& path) {
+    const std::filesystem::path native(reinterpret_cast<const char8_t*>(path.c_str()));
+    std::error_code ignored;  // opening it says what is wrong
+    FileStamp stamp;
+    stamp.size = std::filesystem::file_size(native, ignored);
+    stamp.time = std::filesystem::last_write_time(native, ignored);
+    return stamp;
+}
+
+}  // namespace
 
 std::shared_ptr<const LoraChoice> choose_loras(const std::vector<Lora>& wanted, const ModelConfig& model,
                                                Backend& backend,
@@ -23,15 +37,17 @@ std::shared_ptr<const LoraChoice> choose_loras(const std::vector<Lora>& wanted, 
             throw InvalidArgument("The adapter '" + lora.path + "' is named twice.");
         }
         std::shared_ptr<const LoraAdapter> adapter;
+        const FileStamp stamp = stamp_of(lora.path);
         if (known) {
             const auto found = std::find_if(known->named.begin(), known->named.end(), same_path);
             if (found != known->named.end()) {
-                adapter = known->adapters[static_cast<size_t>(found - known->named.begin())];
+                const auto& opened = known->opened[static_cast<size_t>(found - known->named.begin())];
+                if (opened.stamp == stamp) adapter = opened.adapter;
             }
         }
         if (!adapter) adapter = std::make_shared<LoraAdapter>(lora.path, model, backend);
         result->named.push_back(lora);
-        result->adapters.push_back(adapter);
+        result->opened.push_back({adapter, stamp});
         if (lora.scale != 0.0f) result->active.push_back({std::move(adapter), lora.scale});
     }
     return result;

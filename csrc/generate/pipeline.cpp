@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <mutex>
 #include <optional>
 #include <span>
@@ -230,6 +231,11 @@ bool Generation::step(int32_t& token, const std::function<bool()>& interrupted) 
     if (s.n_computed < static_cast<int>(s.ids.size())) return false;
     // Rows of the embedding beyond the vocabulary are padding: no token has such an id.
     const size_t n_tokens = std::min(s.logits.size(), static_cast<size_t>(s.shared->tokenizer->vocab_size()));
+    if (!std::all_of(s.logits.begin(), s.logits.end(), [](float logit) { return std::isfinite(logit); })) {
+        throw Error(
+            "The model computed something that is no number: its file is damaged, or the scale of an "
+            "adapter is too large.");
+    }
     token = s.sampler.sample(std::span(s.logits).first(n_tokens), s.ids);
     if (s.shared->tokenizer->is_eos(token)) {
         s.finish = FinishReason::kStop;

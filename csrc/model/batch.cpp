@@ -23,7 +23,7 @@ void Batch::add(const ModelConfig& config, std::span<const int32_t> ids, int beg
         const bool in_reply = config.positions == PositionKind::glm_2d && i >= context;
         tokens.push_back(ids[static_cast<size_t>(i)]);
         // Without [gMASK] in the prompt the reply stands where the context ends.
-        positions.push_back(in_reply ? std::min(mask, context) : i);
+        positions.push_back(in_reply ? (mask < static_cast<int>(ids.size()) ? mask : context) : i);
         block_positions.push_back(in_reply ? i - context + 1 : 0);
         sees_at_least.push_back(i < context ? context : 0);
         sequences.push_back(sequence);

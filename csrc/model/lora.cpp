@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 #include <map>
 #include <string_view>
 
@@ -62,10 +63,12 @@ std::map<std::string, Pair> pairs_of(const GgufFile& file) {
 
 }  // namespace
 
-LoraAdapter::LoraAdapter(const std::string& path, const ModelConfig& model, Backend& backend) : file_(path) {
+LoraAdapter::LoraAdapter(const std::string& path, const ModelConfig& model, Backend& backend)
+    : file_(path, MappedFile::Mode::copy) {
     check_header(file_, model);
     layers_.resize(static_cast<size_t>(model.num_hidden_layers));
     const auto alpha = static_cast<float>(file_.get_float("adapter.lora.alpha", 0.0));
+    if (!std::isfinite(alpha)) fail(file_, "says an adapter.lora.alpha that is not a finite number.");
     const auto pairs = pairs_of(file_);
     if (pairs.empty()) fail(file_, "holds no tensors.");
     for (const auto& [name, pair] : pairs) {

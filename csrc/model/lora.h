@@ -26,7 +26,8 @@ class LoraAdapter {
         float scale = 1;         // alpha / rank
     };
 
-    // Maps the file at `path`. Throws FileError; FormatError when it is no adapter, or one of another model.
+    // Reads the file at `path` into memory: adapters are small, and people replace them. Throws FileError;
+    // FormatError when it is no adapter, or one of another model.
     LoraAdapter(const std::string& path, const ModelConfig& model, Backend& backend);
 
     const std::vector<Factor>& factors(int layer, LoraTarget target) const {

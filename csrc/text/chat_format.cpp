@@ -179,10 +179,30 @@ bool mentions_quoted(const std::string& source, const std::string& word) {
     return mentions(source, "'" + word + "'") || mentions(source, '"' + word + '"');
 }
 
+// A reply that is given back whole holds its thought. Templates cut it off by its marks, which must stay
+// whole for that even where they are special tokens.
+std::string protect_reply(std::string_view reply, const std::string& source, const SpecialGuard& guard) {
+    if (!mentions(source, kThoughtEnd)) return guard.protect(reply);
+    std::string out;
+    for (;;) {
+        const size_t at = std::min(reply.find(kThoughtBegin), reply.find(kThoughtEnd));
+        out += guard.protect(reply.substr(0, at));
+        if (at == std::string_view::npos) return out;
+        const std::string_view mark =
+            reply.substr(at).starts_with(kThoughtBegin) ? kThoughtBegin : kThoughtEnd;
+        out += mark;
+        reply.remove_prefix(at + mark.size());
+    }
+}
+
 // Templates of the GLM kind take a tool's name as `metadata` and its output as an "observation"; the others
 // take `tool_calls` and the role "tool". What the assistant thought goes to templates that ask for it.
 Json template_messages(const Messages& messages, const std::string& source, const SpecialGuard& guard) {
     const auto text = [&](const std::string& content) { return Json(guard.protect(content)); };
+    const auto said = [&](const std::string& role, const std::string& content) {
+        return role == ChatMessage::kRoleAssistant ? Json(protect_reply(content, source, guard))
+                                                   : text(content);
+    };
     const bool is_glm = mentions(source, "metadata");
     const bool has_observations =
         is_glm || mentions_quoted(source, "observation") || !mentions_quoted(source, "tool");
@@ -196,7 +216,7 @@ Json template_messages(const Messages& messages, const std::string& source, cons
     Json::Array out;
     if (is_glm) {
         for (const Turn& turn : split_turns(messages, ToolStyle::glm4)) {
-            Json::Object message{{"role", role(turn.role)}, {"content", text(turn.content)}};
+            Json::Object message{{"role", role(turn.role)}, {"content", said(turn.role, turn.content)}};
             if (!turn.metadata.empty()) message.emplace_back("metadata", text(turn.metadata));
             add_thought(message, turn.reasoning_content);
             out.emplace_back(std::move(message));
@@ -204,7 +224,7 @@ Json template_messages(const Messages& messages, const std::string& source, cons
         return out;
     }
     for (const ChatMessage& message : messages) {
-        Json::Object entry{{"role", role(message.role)}, {"content", text(message.content)}};
+        Json::Object entry{{"role", role(message.role)}, {"content", said(message.role, message.content)}};
         add_thought(entry, message.reasoning_content);
         Json::Array calls;
         for (const ToolCallMessage& call : message.tool_calls) {

@@ -102,7 +102,7 @@ std::vector<Option> options_of(Settings& s) {
          "the same with a scale of its own, for example 0.5:poet.gguf",
          [&s](const std::string& value) {
              const size_t colon = value.find(':');
-             if (colon == std::string::npos) {
+             if (colon == std::string::npos || colon + 1 == value.size()) {
                  throw InvalidArgument("--lora_scaled is '" + value + "'; it must be SCALE:FILE.");
              }
              s.pipeline.loras.push_back(

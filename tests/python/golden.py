@@ -13,6 +13,12 @@ def load_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def load_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Every array of an .npz file. NumPy's own object keeps the file open until it is collected."""
+    with np.load(path) as arrays:
+        return dict(arrays)
+
+
 def relative_error(actual: np.ndarray, expected: np.ndarray) -> float:
     """Largest absolute difference in units of the largest expected value."""
     assert actual.shape == expected.shape

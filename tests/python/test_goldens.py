@@ -6,7 +6,7 @@ from itertools import takewhile
 
 import numpy as np
 import pytest
-from golden import as_chat, load_json, relative_error
+from golden import as_chat, load_arrays, load_json, relative_error
 
 from chatglm_cpp import GenerationConfig, Pipeline
 
@@ -39,7 +39,7 @@ F16_ERROR = 5e-3
 @pytest.fixture(scope="module", params=NAMES)
 def golden(request, fixtures, converted):
     """A pipeline in full precision and the arrays that the original gave."""
-    reference = np.load(fixtures / "checkpoints" / request.param / "reference.npz")
+    reference = load_arrays(fixtures / "checkpoints" / request.param / "reference.npz")
     return Pipeline(converted(request.param), kv_dtype="f32"), reference
 
 
@@ -80,7 +80,7 @@ def test_greedy_tokens_and_a_second_turn_from_the_cache(golden):
 
 @pytest.fixture(scope="module")
 def first_generation(fixtures, converted):
-    reference = np.load(fixtures / "checkpoints" / FIRST_GENERATION / "reference.npz")
+    reference = load_arrays(fixtures / "checkpoints" / FIRST_GENERATION / "reference.npz")
     return Pipeline(converted(FIRST_GENERATION), kv_dtype="f32"), reference
 
 
@@ -113,21 +113,21 @@ def test_the_first_generation_computes_a_second_turn_anew(first_generation):
 
 @pytest.mark.parametrize("name", [*NAMES, FIRST_GENERATION])
 def test_logits_of_an_f16_file_with_the_default_cache(fixtures, converted, name):
-    reference = np.load(fixtures / "checkpoints" / name / "reference.npz")
+    reference = load_arrays(fixtures / "checkpoints" / name / "reference.npz")
     logits = Pipeline(converted(name, "f16")).logits(reference["input_ids"])
     assert relative_error(logits, reference["logits"]) <= F16_ERROR
 
 
 @pytest.mark.parametrize("name", LONG)
 def test_logits_after_a_long_prompt(fixtures, converted, name):
-    reference = np.load(fixtures / "checkpoints" / name / "reference.npz")
+    reference = load_arrays(fixtures / "checkpoints" / name / "reference.npz")
     logits = Pipeline(converted(name), kv_dtype="f32").logits(reference["long_ids"])
     assert relative_error(logits[-8:], reference["long_logits_last8"]) <= F32_ERROR
 
 
 def test_the_real_vocabulary(fixtures, converted):
     """Stored in part only: some rows whole, some columns of all."""
-    reference = np.load(fixtures / "checkpoints" / REAL_VOCABULARY / "reference.npz")
+    reference = load_arrays(fixtures / "checkpoints" / REAL_VOCABULARY / "reference.npz")
     pipeline = Pipeline(converted(REAL_VOCABULARY), kv_dtype="f32")
     prompt, expected = reference["input_ids"].tolist(), reference["greedy_ids"].tolist()
     logits = pipeline.logits(prompt + expected + reference["turn2_ids"].tolist())
@@ -163,7 +163,7 @@ def test_chats(fixtures, converted, name):
 @pytest.mark.parametrize("dtype", ["f32", "f16", "q8_0", "q4_0", "q4_1"])
 @pytest.mark.parametrize("name", ["chatglm-6b", "chatglm2-6b-ptuning-v2", "chatglm3-6b", "glm-4-9b-0414"])
 def test_bits_do_not_depend_on_threads_or_chunks(fixtures, converted, name, dtype):
-    ids = np.load(fixtures / "checkpoints" / name / "reference.npz")["input_ids"]
+    ids = load_arrays(fixtures / "checkpoints" / name / "reference.npz")["input_ids"]
     path = converted(name, dtype)
     expected = Pipeline(path, n_threads=1).logits(ids)
     for n_threads, chunk in [(2, 512), (3, 512), (1, 1), (1, 7), (2, 7), (3, 64), (2, 47)]:

@@ -15,6 +15,7 @@ from chatglm_cpp import _C, FormatError, Pipeline
 
 gguf = pytest.importorskip("gguf", reason="the reference dequantizers are not installed")
 from gguf import GGMLQuantizationType as GgmlType  # noqa: E402
+from golden import load_arrays  # noqa: E402
 
 # Stored type -> the type that it is repacked as, and where its half floats lie in a block.
 TYPES = {
@@ -117,7 +118,7 @@ def test_unpacked_values_are_those_of_the_reference_to_the_bit(name: str):
 
 @pytest.mark.parametrize("name", TYPES)
 def test_logits_are_those_of_the_values_in_the_file(fixtures, converted, tmp_path: Path, name: str):
-    ids = np.load(fixtures / "checkpoints" / "chatglm3-6b" / "reference.npz")["input_ids"]
+    ids = load_arrays(fixtures / "checkpoints" / "chatglm3-6b" / "reference.npz")["input_ids"]
     path = with_random_blocks(converted("chatglm3-6b"), tmp_path / "blocks.gguf", name)
     pipeline = Pipeline(path)
     exact = Pipeline(as_f32(path, tmp_path / "exact.gguf"))
@@ -150,7 +151,7 @@ def test_files_of_llama_quantize(fixtures, converted, tmp_path: Path, checkpoint
     stored = {t.tensor_type for t in gguf.GGUFReader(path).tensors}
     repacked = [name for name in TYPES if ggml_type(name) in stored]
     assert repacked
-    ids = np.load(fixtures / "checkpoints" / checkpoint / "reference.npz")["input_ids"]
+    ids = load_arrays(fixtures / "checkpoints" / checkpoint / "reference.npz")["input_ids"]
     pipeline = Pipeline(path)
     assert all(name in pipeline.notes[0] for name in repacked)
     logits = pipeline.logits(ids)

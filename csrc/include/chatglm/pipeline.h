@@ -78,9 +78,9 @@ class Pipeline {
     std::vector<std::string> notes() const;
 
     // The adapters that generations use which start from now on; those that run keep what they began with.
-    // The files are opened here, those in use already are not read again. Throws FileError; FormatError for a
-    // file that is no adapter of this model; InvalidArgument for a scale that is not finite or a file named
-    // twice. After an exception nothing has changed.
+    // The files are read here, those in use already only if they have changed. Throws FileError; FormatError
+    // for a file that is no adapter of this model; InvalidArgument for a scale that is not finite or a file
+    // named twice. After an exception nothing has changed.
     void set_loras(const std::vector<Lora>& loras);
     std::vector<Lora> loras() const;
 

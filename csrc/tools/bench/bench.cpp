@@ -14,6 +14,7 @@
 #include "core/thread_pool.h"
 #include "format/gguf.h"
 #include "model/glm_model.h"
+#include "model/model_file.h"
 #include "tools/bench/machine.h"
 
 namespace chatglm {
@@ -88,7 +89,7 @@ void BenchOptions::validate() const {
 
 struct Bench::State {
     State(const std::string& path, int n_threads, const std::string& kv_dtype)
-        : file(path),
+        : file(open_model_file(path)),
           tokenizer(Tokenizer::from_gguf(file)),
           backend(make_cpu_backend(n_threads)),
           model(file, backend),

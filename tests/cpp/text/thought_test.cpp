@@ -187,6 +187,11 @@ TEST_CASE("thought: marks that are special tokens") {
     // Further ones have no text, as every special token.
     CHECK(streamed_reply(tokenizer, {tokenizer.end(), tokenizer.end(), 'a', tokenizer.begin(), 'b'}) ==
           thinking("", "ab"));
+    // A template cuts the thought off a reply that is given back whole.
+    const MarkTokenizer thinks(kPromptThinks);
+    const auto prompt_ids = thinks.apply_chat_template({user("q"), assistant("t\n</think>\na"), user("r")});
+    CHECK(std::count(prompt_ids.begin(), prompt_ids.end(), 't') == 0);
+    CHECK(std::count(prompt_ids.begin(), prompt_ids.end(), thinks.end()) == 0);
     // What users write does not end a thought.
     CHECK(tokenizer.apply_chat_template({user("</think>")}).size() == kThoughtEnd.size());
 }

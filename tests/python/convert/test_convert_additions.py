@@ -24,7 +24,7 @@ from convert_helpers import (
     remote_weights,
 )
 from first_generation import first_generation_logits
-from golden import load_json, relative_error
+from golden import load_arrays, load_json, relative_error
 from safetensors.numpy import load_file, save_file
 
 from chatglm_cpp import FormatError, InvalidArgument, Pipeline
@@ -188,14 +188,14 @@ def test_a_prefix_inside_the_checkpoint_is_found(checkpoints, tmp_path):
             state |= torch.load(shard, weights_only=True)
     torch.save(state, whole / "pytorch_model.bin")
     shutil.copy(checkpoints / "chatglm2-6b-ptuning-v2" / "config.json", whole)
-    reference = np.load(checkpoints / "chatglm2-6b-ptuning-v2" / "reference.npz")
+    reference = load_arrays(checkpoints / "chatglm2-6b-ptuning-v2" / "reference.npz")
     path = converted(tmp_path, whole)
     assert relative_error(logits(path, reference["input_ids"].tolist()), reference["logits"]) < EXACT
 
 
 def test_a_conversation_after_a_prefix_uses_the_cache(checkpoints, tmp_path):
     path = converted(tmp_path, checkpoints / "chatglm2-6b", ptuning=checkpoints / "chatglm2-6b-ptuning-v2")
-    reference = np.load(checkpoints / "chatglm2-6b-ptuning-v2" / "reference.npz")
+    reference = load_arrays(checkpoints / "chatglm2-6b-ptuning-v2" / "reference.npz")
     pipeline = Pipeline(path, kv_dtype="f32")
     past = [*reference["input_ids"].tolist(), *reference["greedy_ids"].tolist()]
     pipeline.generate(past, do_sample=False, max_new_tokens=1)

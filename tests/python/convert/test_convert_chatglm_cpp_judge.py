@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from chatglm_cpp.convert import convert
 from convert_helpers import Gguf
+from golden import load_arrays
 from test_convert_chatglm_cpp import NAMES as BASES
 from test_convert_chatglm_cpp import PREFIX, converted, greedy, reference_of
 
@@ -42,7 +43,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory, request) -> dict[tuple[str
     checkpoints = request.getfixturevalue("fixtures") / "checkpoints"
     folder, jobs = tmp_path_factory.mktemp("judge"), {}
     for name in NAMES:
-        prompts = [np.load(checkpoints / name / "reference.npz")["input_ids"].tolist()]
+        prompts = [load_arrays(checkpoints / name / "reference.npz")["input_ids"].tolist()]
         chats = []
         path = checkpoints / name / "reference_chat.json"
         for case in json.loads(path.read_text())["cases"] if path.is_file() else []:

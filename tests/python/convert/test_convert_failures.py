@@ -378,8 +378,8 @@ def test_torch_that_cannot_read_safely_is_refused(tmp_path, capsys, monkeypatch)
     ("output", "expected"),
     [
         ("in", "is a folder"),
-        ("in/model.safetensors", "checkpoint itself"),
-        ("in/config.json", "checkpoint itself"),
+        ("in/model.safetensors", "among the files that are read"),
+        ("in/config.json", "among the files that are read"),
         ("missing/m.gguf", "does not exist"),
         pytest.param(
             "n" * 260,

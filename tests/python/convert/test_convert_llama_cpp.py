@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from chatglm_cpp.convert import convert
-from golden import load_json
+from golden import load_arrays, load_json
 
 from chatglm_cpp import Tokenizer
 
@@ -38,7 +38,7 @@ def test_logits_and_greedy_ids_of_the_original(checkpoints, tmp_path, name):
     if any((checkpoints / name).glob("*.bin")):
         pytest.importorskip("torch", reason="PyTorch, which .bin checkpoints need, is not installed")
     convert(checkpoints / name, tmp_path / "m.gguf", "f32")
-    reference = np.load(checkpoints / name / "reference.npz")
+    reference = load_arrays(checkpoints / name / "reference.npz")
     model = open_model(tmp_path / "m.gguf")
     model.eval(reference["input_ids"].tolist())
     expected = reference["logits"]
@@ -55,7 +55,7 @@ def test_position_scaling_of_chatglm2_32k(checkpoints, tmp_path):
     folder = checkpoints / "chatglm2-6b-32k"
     for option, file in (("position", "reference.npz"), ("base", "reference_rope_base_scaling.npz")):
         convert(folder, tmp_path / "m.gguf", "f32", rope_scaling=option)
-        reference = np.load(folder / file)
+        reference = load_arrays(folder / file)
         model = open_model(tmp_path / "m.gguf")
         model.eval(reference["input_ids"].tolist())
         expected = reference["logits"]
@@ -67,7 +67,7 @@ def test_position_scaling_of_chatglm2_32k(checkpoints, tmp_path):
 @pytest.mark.parametrize("dtype", ["f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"])
 def test_every_type_loads(checkpoints, tmp_path, dtype):
     convert(checkpoints / "chatglm3-6b", tmp_path / "m.gguf", dtype)
-    reference = np.load(checkpoints / "chatglm3-6b" / "reference.npz")
+    reference = load_arrays(checkpoints / "chatglm3-6b" / "reference.npz")
     model = open_model(tmp_path / "m.gguf")
     model.eval(reference["input_ids"].tolist())
     expected = reference["logits"]
@@ -83,7 +83,7 @@ def test_special_tokens_and_ends_are_known(checkpoints, tmp_path, name):
     model = open_model(tmp_path / "m.gguf", vocab_only=True)
     sop = "sop" if name == "chatglm3-6b" else "<sop>"
     ids = model.tokenize(f"[gMASK]{sop}<|user|>".encode(), add_bos=False, special=True)
-    reference = np.load(checkpoints / name / "reference.npz")
+    reference = load_arrays(checkpoints / name / "reference.npz")
     assert ids[:2] == reference["input_ids"][:2].tolist()
     assert len(ids) == 3
     vocabulary = llama_cpp.llama_model_get_vocab(model.model)
@@ -133,7 +133,7 @@ def test_a_lora_adapter_works_there(checkpoints, tmp_path):
     base, adapter = tmp_path / "base.gguf", tmp_path / "adapter.gguf"
     convert(checkpoints / "chatglm3-6b", base, "f32")
     convert(checkpoints / "chatglm3-6b-lora", adapter, base=checkpoints / "chatglm3-6b")
-    reference = np.load(checkpoints / "chatglm3-6b-lora" / "reference.npz")
+    reference = load_arrays(checkpoints / "chatglm3-6b-lora" / "reference.npz")
     model = open_model(base, lora_path=str(adapter))
     model.eval(reference["input_ids"].tolist())
     expected = reference["logits"]

@@ -10,7 +10,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-from golden import as_chat, load_json, relative_error
+from golden import as_chat, load_arrays, load_json, relative_error
 from llama_cpp_files import (
     Writer,
     add_hparams,
@@ -50,7 +50,7 @@ def files(fixtures, tmp_path_factory):
 
 @pytest.fixture
 def reference(fixtures):
-    return lambda name: np.load(fixtures / "checkpoints" / name / "reference.npz")
+    return lambda name: load_arrays(fixtures / "checkpoints" / name / "reference.npz")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -86,7 +86,7 @@ def test_what_the_converter_forgets_is_computed_as_llama_cpp_does(fixtures, tmp_
     """It gives GLM-4-9B-chat-hf a rotary base of 10000 and an epsilon of 1e-5."""
     folder = fixtures / "checkpoints" / "glm-4-9b-chat-hf"
     file = write_file(folder, tmp_path / "m.gguf", faithful=False)
-    golden = np.load(folder / "reference.npz")
+    golden = load_arrays(folder / "reference.npz")
     ids = golden["input_ids"].tolist()
     logits = Pipeline(file, kv_dtype="f32").logits(ids)
     assert relative_error(logits, llama_logits(file, ids)) <= F32_ERROR
@@ -160,7 +160,7 @@ def test_the_output_matrix_may_be_the_embedding(fixtures, tmp_path):
     weights = read_weights(tied)
     assert "output.weight" not in weights
     config = load_json(tied / "config.json")
-    ids = np.load(fixtures / "checkpoints" / "glm-edge-1.5b-chat" / "reference.npz")["input_ids"].tolist()
+    ids = load_arrays(fixtures / "checkpoints" / "glm-edge-1.5b-chat" / "reference.npz")["input_ids"].tolist()
     logits = []
     for name, more in (("tied", {}), ("twice", {"output.weight": weights["token_embd.weight"]})):
         writer = Writer(tmp_path / f"{name}.gguf", "chatglm")
@@ -282,7 +282,7 @@ def test_a_big_endian_file(files, tmp_path):
 
 
 def test_a_scaling_factor_alone_is_linear(fixtures, reference, files, tmp_path):
-    golden = np.load(fixtures / "checkpoints" / "chatglm3-6b" / "reference.npz")
+    golden = load_arrays(fixtures / "checkpoints" / "chatglm3-6b" / "reference.npz")
     ids = golden["input_ids"].tolist()
     factor = {"chatglm.rope.scaling.factor": 8.0}
     alone = rewrite(files("chatglm3-6b"), tmp_path / "a.gguf", **factor)

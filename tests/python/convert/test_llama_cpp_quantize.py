@@ -8,6 +8,7 @@ import os
 import numpy as np
 import pytest
 from convert_helpers import Gguf
+from golden import load_arrays
 from llama_cpp_files import write_file
 
 from chatglm_cpp import Pipeline
@@ -57,7 +58,7 @@ def test_blocks_and_logits(fixtures, converted, tmp_path, name, dtype):
     for tensor, (kind, _, data) in theirs.tensors.items():
         assert kind == ours.tensors[tensor][0], tensor
         assert np.array_equal(data, ours.tensors[tensor][2]), tensor
-    compare(path, np.load(fixtures / "checkpoints" / name / "reference.npz")["input_ids"].tolist())
+    compare(path, load_arrays(fixtures / "checkpoints" / name / "reference.npz")["input_ids"].tolist())
 
 
 @pytest.mark.parametrize("dtype", FILE_TYPES)
@@ -69,4 +70,4 @@ def test_the_mixes_that_users_get(fixtures, tmp_path, name, dtype):
     path = llama_quantize(source, tmp_path / "q.gguf", dtype, pure=False)
     kinds = {tensor: kind for tensor, (kind, _, _) in Gguf(path).tensors.items()}
     assert kinds["output.weight"] == "q8_0" and kinds["blk.0.attn_q.weight"] == dtype
-    compare(path, np.load(folder / "reference.npz")["input_ids"].tolist())
+    compare(path, load_arrays(folder / "reference.npz")["input_ids"].tolist())
