@@ -25,9 +25,30 @@ struct Group {
     __m512 d, m;
 };
 
+// Sixteen rows at some column. Every fourth row has a pointer, so that registers hold all of them.
+struct Cursor {
+    const uint8_t* quarter[4];
+    int64_t stride;  // 0 repeats one row in all lanes
+
+    Cursor(const uint8_t* first, int64_t row_stride) : stride(row_stride) {
+        for (int k = 0; k < 4; ++k) quarter[k] = first + 4 * k * stride;
+        pin();
+    }
+    CHATGLM_MEMBER const uint8_t* operator[](int i) const { return quarter[i / 4] + i % 4 * stride; }
+    CHATGLM_MEMBER void advance(int64_t bytes) {
+        for (const uint8_t*& p : quarter) p += bytes;
+        pin();
+    }
+    // Compilers would otherwise keep sixteen pointers, most of them in memory.
+    CHATGLM_MEMBER void pin() {
+        for (const uint8_t*& p : quarter) CHATGLM_PIN_POINTER(p);
+    }
+};
+
 // Sixteen rows of W from `first` on, of which those in `lanes` are to be computed.
 struct Rows {
-    RowPointers p;
+    const uint8_t* p;
+    int64_t stride;
     int64_t first;
     __mmask16 lanes;
 };
@@ -36,7 +57,7 @@ struct Rows {
 // before them; at the start of W, where there are too few, each goes alone in all lanes.
 CHATGLM_INLINE Rows rows_at(const MatmulArgs& args, int64_t n, int64_t end, int64_t& count) {
     const auto* weight = static_cast<const uint8_t*>(args.weight);
-    Rows rows{{weight, args.weight_stride}, n, 0xffff};
+    Rows rows{weight, args.weight_stride, n, 0xffff};
     count = kGroup;
     if (end - n < kGroup && end >= kGroup) {
         count = end - n;
@@ -44,27 +65,24 @@ CHATGLM_INLINE Rows rows_at(const MatmulArgs& args, int64_t n, int64_t end, int6
         rows.lanes = static_cast<__mmask16>(0xffffu << (kGroup - count));
     } else if (end - n < kGroup) {
         count = 1;
-        rows.p.stride = 0;
+        rows.stride = 0;
         rows.lanes = 1;
     }
-    rows.p.first += rows.first * args.weight_stride;
+    rows.p += rows.first * args.weight_stride;
     return rows;
 }
 
-// The 16 bytes at each of four rows' p[4k] + offset.
-CHATGLM_INLINE __m512i load_quarters(RowPointers p, int64_t offset) {
-    __m512i v = _mm512_castsi128_si512(load16(p[0] + offset));
-    v = _mm512_inserti32x4(v, load16(p[4] + offset), 1);
-    v = _mm512_inserti32x4(v, load16(p[8] + offset), 2);
-    return _mm512_inserti32x4(v, load16(p[12] + offset), 3);
+// The 16 bytes at p + offset of rows i, i + 4, i + 8 and i + 12.
+CHATGLM_INLINE __m512i load_quarters(const Cursor& p, int i, int offset) {
+    const __m256i lo = _mm256_inserti128_si256(_mm256_castsi128_si256(load16(p[i] + offset)), load16(p[i + 4] + offset), 1);
+    const __m256i hi = _mm256_inserti128_si256(_mm256_castsi128_si256(load16(p[i + 8] + offset)), load16(p[i + 12] + offset), 1);
+    return _mm512_inserti64x4(_mm512_castsi256_si512(lo), hi, 1);
 }
 
 // out[t]: bytes 4t .. 4t+3 of the 16 at each of the rows' p + offset.
-CHATGLM_INLINE void transpose16(RowPointers p, int64_t offset, __m512i out[4]) {
-    const __m512i a = load_quarters(p, offset);
-    const __m512i b = load_quarters({p[1], p.stride}, offset);
-    const __m512i c = load_quarters({p[2], p.stride}, offset);
-    const __m512i d = load_quarters({p[3], p.stride}, offset);
+CHATGLM_INLINE void transpose16(const Cursor& p, int offset, __m512i out[4]) {
+    const __m512i a = load_quarters(p, 0, offset), b = load_quarters(p, 1, offset);
+    const __m512i c = load_quarters(p, 2, offset), d = load_quarters(p, 3, offset);
     const __m512i ab_lo = _mm512_unpacklo_epi32(a, b), ab_hi = _mm512_unpackhi_epi32(a, b);
     const __m512i cd_lo = _mm512_unpacklo_epi32(c, d), cd_hi = _mm512_unpackhi_epi32(c, d);
     out[0] = _mm512_unpacklo_epi64(ab_lo, cd_lo);
@@ -73,10 +91,24 @@ CHATGLM_INLINE void transpose16(RowPointers p, int64_t offset, __m512i out[4]) {
     out[3] = _mm512_unpackhi_epi64(ab_hi, cd_hi);
 }
 
+CHATGLM_INLINE int32_t load_word(const void* p) {
+    int32_t v;
+    std::memcpy(&v, p, 4);
+    return v;
+}
+
 // The rows' 4 bytes at p + offset.
-CHATGLM_INLINE __m512i sixteen_words(RowPointers p, int64_t offset) {
-    const __m256i lo = cpu::load_words(p, offset), hi = cpu::load_words({p[8], p.stride}, offset);
-    return _mm512_inserti64x4(_mm512_castsi256_si512(lo), hi, 1);
+CHATGLM_INLINE __m512i load_words(const Cursor& p, int offset) {
+    __m128i four[4];
+    for (int k = 0; k < 4; ++k) {
+        four[k] = _mm_loadu_si32(p[4 * k] + offset);
+        four[k] = _mm_insert_epi32(four[k], load_word(p[4 * k + 1] + offset), 1);
+        four[k] = _mm_insert_epi32(four[k], load_word(p[4 * k + 2] + offset), 2);
+        four[k] = _mm_insert_epi32(four[k], load_word(p[4 * k + 3] + offset), 3);
+    }
+    __m512i v = _mm512_inserti32x4(_mm512_castsi128_si512(four[0]), four[1], 1);
+    v = _mm512_inserti32x4(v, four[2], 2);
+    return _mm512_inserti32x4(v, four[3], 3);
 }
 
 CHATGLM_INLINE __m512 halves_to_floats(__m512i low_halves_of_words) {
@@ -84,11 +116,11 @@ CHATGLM_INLINE __m512 halves_to_floats(__m512i low_halves_of_words) {
 }
 
 // The rows' half floats at p + offset.
-CHATGLM_INLINE __m512 sixteen_halves(RowPointers p, int64_t offset) {
-    return halves_to_floats(sixteen_words(p, offset));
+CHATGLM_INLINE __m512 load_halves(const Cursor& p, int offset) {
+    return halves_to_floats(load_words(p, offset));
 }
 
-CHATGLM_INLINE void load_nibbles(RowPointers p, int64_t offset, __m512i q[kVectors]) {
+CHATGLM_INLINE void load_nibbles(const Cursor& p, int offset, __m512i q[kVectors]) {
     const __m512i mask = _mm512_set1_epi8(15);
     __m512i bytes[4];
     transpose16(p, offset, bytes);
@@ -116,53 +148,53 @@ CHATGLM_INLINE void add_fifth_bits(__m512i words, __m512i q[kVectors]) {
 struct Q4_0 {
     static constexpr int kBytes = sizeof(BlockQ4_0), kOffset = 8;
     static constexpr bool kHasMin = false;
-    CHATGLM_INLINE void load(RowPointers p, int64_t at, Group& g) {
-        g.d = sixteen_halves(p, at);
-        load_nibbles(p, at + 2, g.q);
+    CHATGLM_INLINE void load(const Cursor& p, Group& g) {
+        g.d = load_halves(p, 0);
+        load_nibbles(p, 2, g.q);
     }
 };
 
 struct Q4_1 {
     static constexpr int kBytes = sizeof(BlockQ4_1), kOffset = 0;
     static constexpr bool kHasMin = true;
-    CHATGLM_INLINE void load(RowPointers p, int64_t at, Group& g) {
-        const __m512i words = sixteen_words(p, at);
+    CHATGLM_INLINE void load(const Cursor& p, Group& g) {
+        const __m512i words = load_words(p, 0);
         g.d = halves_to_floats(words);
         g.m = halves_to_floats(_mm512_srli_epi32(words, 16));
-        load_nibbles(p, at + 4, g.q);
+        load_nibbles(p, 4, g.q);
     }
 };
 
 struct Q5_0 {
     static constexpr int kBytes = sizeof(BlockQ5_0), kOffset = 16;
     static constexpr bool kHasMin = false;
-    CHATGLM_INLINE void load(RowPointers p, int64_t at, Group& g) {
-        g.d = sixteen_halves(p, at);
-        load_nibbles(p, at + 6, g.q);
-        add_fifth_bits(sixteen_words(p, at + 2), g.q);
+    CHATGLM_INLINE void load(const Cursor& p, Group& g) {
+        g.d = load_halves(p, 0);
+        load_nibbles(p, 6, g.q);
+        add_fifth_bits(load_words(p, 2), g.q);
     }
 };
 
 struct Q5_1 {
     static constexpr int kBytes = sizeof(BlockQ5_1), kOffset = 0;
     static constexpr bool kHasMin = true;
-    CHATGLM_INLINE void load(RowPointers p, int64_t at, Group& g) {
-        const __m512i words = sixteen_words(p, at);
+    CHATGLM_INLINE void load(const Cursor& p, Group& g) {
+        const __m512i words = load_words(p, 0);
         g.d = halves_to_floats(words);
         g.m = halves_to_floats(_mm512_srli_epi32(words, 16));
-        load_nibbles(p, at + 8, g.q);
-        add_fifth_bits(sixteen_words(p, at + 4), g.q);
+        load_nibbles(p, 8, g.q);
+        add_fifth_bits(load_words(p, 4), g.q);
     }
 };
 
 struct Q8_0 {
     static constexpr int kBytes = sizeof(BlockQ8_0), kOffset = 128;
     static constexpr bool kHasMin = false;
-    CHATGLM_INLINE void load(RowPointers p, int64_t at, Group& g) {
+    CHATGLM_INLINE void load(const Cursor& p, Group& g) {
         const __m512i signs = _mm512_set1_epi8(static_cast<char>(0x80));
-        g.d = sixteen_halves(p, at);
-        transpose16(p, at + 2, g.q);
-        transpose16(p, at + 18, g.q + 4);
+        g.d = load_halves(p, 0);
+        transpose16(p, 2, g.q);
+        transpose16(p, 18, g.q + 4);
         for (__m512i& v : g.q) v = _mm512_xor_si512(v, signs);
     }
 };
@@ -215,13 +247,17 @@ void fill_start(const int8_t* q, int64_t n, int offset, int32_t* start) {
     }
 }
 
-// sum[g][r]: block b of G groups times R rows of x.
+// sum[g][r]: block b of G groups times R rows of x. Few sums are made in two halves, which wait for each other
+// half as long.
 template <class Q, int G, int R>
 CHATGLM_INLINE void dot_block(const __m512i* const q[G], const Input& x, int64_t b, __m512i sum[G][R]) {
+    constexpr int kHalves = G * R <= 2 ? 2 : 1;
+    __m512i part[kHalves][G][R];
     for (int g = 0; g < G; ++g) {
         for (int r = 0; r < R; ++r) {
-            sum[g][r] =
-                Q::kOffset != 0 ? _mm512_set1_epi32(x.start[r * x.start_stride + b]) : _mm512_setzero_si512();
+            part[kHalves - 1][g][r] = _mm512_setzero_si512();
+            part[0][g][r] = Q::kOffset != 0 ? _mm512_set1_epi32(x.start[r * x.start_stride + b])
+                                            : _mm512_setzero_si512();
         }
     }
     CHATGLM_UNROLL
@@ -229,11 +265,17 @@ CHATGLM_INLINE void dot_block(const __m512i* const q[G], const Input& x, int64_t
         __m512i w[G];
         for (int g = 0; g < G; ++g) w[g] = q[g][t];
         for (int r = 0; r < R; ++r) {
-            int32_t four;
-            std::memcpy(&four, x.q + r * x.q_stride + b * kBlockSize + 4 * t, 4);
-            __m512i v = _mm512_set1_epi32(four);
+            __m512i v = _mm512_set1_epi32(load_word(x.q + r * x.q_stride + b * kBlockSize + 4 * t));
             if (G > 1) CHATGLM_PIN_ZMM(v);
-            for (int g = 0; g < G; ++g) sum[g][r] = _mm512_dpbusd_epi32(sum[g][r], w[g], v);
+            for (int g = 0; g < G; ++g) {
+                __m512i& s = part[t % kHalves][g][r];
+                s = _mm512_dpbusd_epi32(s, w[g], v);
+            }
+        }
+    }
+    for (int g = 0; g < G; ++g) {
+        for (int r = 0; r < R; ++r) {
+            sum[g][r] = kHalves == 2 ? _mm512_add_epi32(part[0][g][r], part[kHalves - 1][g][r]) : part[0][g][r];
         }
     }
 }
@@ -261,18 +303,19 @@ constexpr int kStreamRows = kMaxCount;
 template <class Q, int R>
 CHATGLM_NOINLINE void stream(const MatmulArgs& args, const Pass& pass) {
     const Input x = Input::at(args, pass, pass.row);
-    const int64_t offset = pass.block * Q::kBytes;
     int64_t count;
     for (int64_t n = args.row_begin; n < args.row_end; n += count) {
         const Rows w = rows_at(args, n, args.row_end, count);
-        const uintptr_t ahead = prefetch_start(w.p.first, kGroup * args.weight_stride);
+        const uintptr_t ahead = prefetch_start(w.p, kGroup * args.weight_stride);
+        Cursor p(w.p + pass.block * Q::kBytes, w.stride);
         __m512 acc[R];
         for (int r = 0; r < R; ++r) acc[r] = load_sums(args, w, pass.row + r, pass.block == 0);
         for (int64_t b = 0; b < pass.n_blocks; ++b) {
             prefetch(ahead + static_cast<uintptr_t>((pass.block + b) * kGroup * Q::kBytes),
                      kGroup * Q::kBytes);
             Group group;
-            Q::load(w.p, offset + b * Q::kBytes, group);
+            Q::load(p, group);
+            p.advance(Q::kBytes);
             const __m512i* q = group.q;
             __m512i sum[1][R];
             dot_block<Q, 1, R>(&q, x, b, sum);
@@ -322,13 +365,15 @@ template <class Q, int G>
 void tile_groups(const MatmulArgs& args, const Pass& pass, const Rows* w, int64_t begin, int n_chunk,
                  bool streaming) {
     Group groups[G][kChunk];
-    const int64_t piece = G * kGroup * Q::kBytes;  // of a block of all the rows
-    const uintptr_t ahead = prefetch_start(w[0].p.first, G * kGroup * args.weight_stride) +
-                            static_cast<uintptr_t>((pass.block + begin) * piece);
-    for (int i = 0; i < n_chunk; ++i) {
-        if (streaming) prefetch(ahead + static_cast<uintptr_t>(i * piece), piece);
-        for (int g = 0; g < G; ++g) {
-            Q::load(w[g].p, (pass.block + begin + i) * Q::kBytes, groups[g][i]);
+    const int64_t piece = kGroup * Q::kBytes;  // of a block of a group
+    const uintptr_t ahead = prefetch_start(w[0].p, G * kGroup * args.weight_stride) +
+                            static_cast<uintptr_t>((pass.block + begin) * G * piece);
+    for (int g = 0; g < G; ++g) {
+        Cursor p(w[g].p + (pass.block + begin) * Q::kBytes, w[g].stride);
+        for (int i = 0; i < n_chunk; ++i) {
+            if (streaming) prefetch(ahead + static_cast<uintptr_t>((g * n_chunk + i) * piece), piece);
+            Q::load(p, groups[g][i]);
+            p.advance(Q::kBytes);
         }
     }
     const int64_t end = pass.row + pass.n_rows;

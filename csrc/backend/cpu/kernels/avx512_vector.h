@@ -5,10 +5,14 @@
 #include "backend/cpu/kernels/avx2_vector.h"
 
 #if defined(_MSC_VER)
+#define CHATGLM_MEMBER __forceinline
 #define CHATGLM_PIN_ZMM(v)
+#define CHATGLM_PIN_POINTER(p)
 #else
-// Holds v in a register at this point. Compilers would otherwise read x from memory once more for each group.
+#define CHATGLM_MEMBER inline __attribute__((always_inline))
+// Hold a value in a register at this point.
 #define CHATGLM_PIN_ZMM(v) __asm__("" : "+v"(v))
+#define CHATGLM_PIN_POINTER(p) __asm__("" : "+r"(p))
 #endif
 
 namespace chatglm::cpu {
