@@ -72,11 +72,29 @@ CHATGLM_INLINE Rows rows_at(const MatmulArgs& args, int64_t n, int64_t end, int6
     return rows;
 }
 
+CHATGLM_INLINE int32_t load_word(const void* p) {
+    int32_t v;
+    std::memcpy(&v, p, 4);
+    return v;
+}
+
+// The 4 bytes at p + offset of rows i, i + step, i + 2 step and i + 3 step.
+CHATGLM_INLINE __m128i load_four_words(const Cursor& p, int i, int step, int offset) {
+    __m128i v = _mm_loadu_si32(p[i] + offset);
+    v = _mm_insert_epi32(v, load_word(p[i + step] + offset), 1);
+    v = _mm_insert_epi32(v, load_word(p[i + 2 * step] + offset), 2);
+    return _mm_insert_epi32(v, load_word(p[i + 3 * step] + offset), 3);
+}
+
+CHATGLM_INLINE __m256i combine(__m128i low, __m128i high) {
+    return _mm256_inserti128_si256(_mm256_castsi128_si256(low), high, 1);
+}
+
 // The 16 bytes at p + offset of rows i, i + 4, i + 8 and i + 12.
 CHATGLM_INLINE __m512i load_quarters(const Cursor& p, int i, int offset) {
-    const __m256i lo = _mm256_inserti128_si256(_mm256_castsi128_si256(load16(p[i] + offset)), load16(p[i + 4] + offset), 1);
-    const __m256i hi = _mm256_inserti128_si256(_mm256_castsi128_si256(load16(p[i + 8] + offset)), load16(p[i + 12] + offset), 1);
-    return _mm512_inserti64x4(_mm512_castsi256_si512(lo), hi, 1);
+    const __m256i low = combine(load16(p[i] + offset), load16(p[i + 4] + offset));
+    const __m256i high = combine(load16(p[i + 8] + offset), load16(p[i + 12] + offset));
+    return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
 }
 
 // out[t]: bytes 4t .. 4t+3 of the 16 at each of the rows' p + offset.
@@ -91,33 +109,24 @@ CHATGLM_INLINE void transpose16(const Cursor& p, int offset, __m512i out[4]) {
     out[3] = _mm512_unpackhi_epi64(ab_hi, cd_hi);
 }
 
-CHATGLM_INLINE int32_t load_word(const void* p) {
-    int32_t v;
-    std::memcpy(&v, p, 4);
-    return v;
-}
-
 // The rows' 4 bytes at p + offset.
 CHATGLM_INLINE __m512i load_words(const Cursor& p, int offset) {
-    __m128i four[4];
-    for (int k = 0; k < 4; ++k) {
-        four[k] = _mm_loadu_si32(p[4 * k] + offset);
-        four[k] = _mm_insert_epi32(four[k], load_word(p[4 * k + 1] + offset), 1);
-        four[k] = _mm_insert_epi32(four[k], load_word(p[4 * k + 2] + offset), 2);
-        four[k] = _mm_insert_epi32(four[k], load_word(p[4 * k + 3] + offset), 3);
+    const __m256i low = combine(load_four_words(p, 0, 1, offset), load_four_words(p, 4, 1, offset));
+    const __m256i high = combine(load_four_words(p, 8, 1, offset), load_four_words(p, 12, 1, offset));
+    return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+}
+
+// The half floats that a block of each row starts with: one, or two with a minimum.
+template <bool kHasMin>
+CHATGLM_INLINE void load_scales(const Cursor& p, Group& g) {
+    __m128i d[2], m[2];
+    for (int k = 0; k < 2; ++k) {
+        const __m128i even = load_four_words(p, 8 * k, 2, 0), odd = load_four_words(p, 8 * k + 1, 2, 0);
+        d[k] = _mm_blend_epi16(even, _mm_slli_epi32(odd, 16), 0xaa);
+        m[k] = _mm_blend_epi16(_mm_srli_epi32(even, 16), odd, 0xaa);
     }
-    __m512i v = _mm512_inserti32x4(_mm512_castsi128_si512(four[0]), four[1], 1);
-    v = _mm512_inserti32x4(v, four[2], 2);
-    return _mm512_inserti32x4(v, four[3], 3);
-}
-
-CHATGLM_INLINE __m512 halves_to_floats(__m512i low_halves_of_words) {
-    return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(low_halves_of_words));
-}
-
-// The rows' half floats at p + offset.
-CHATGLM_INLINE __m512 load_halves(const Cursor& p, int offset) {
-    return halves_to_floats(load_words(p, offset));
+    g.d = _mm512_cvtph_ps(combine(d[0], d[1]));
+    if constexpr (kHasMin) g.m = _mm512_cvtph_ps(combine(m[0], m[1]));
 }
 
 CHATGLM_INLINE void load_nibbles(const Cursor& p, int offset, __m512i q[kVectors]) {
@@ -145,31 +154,43 @@ CHATGLM_INLINE void add_fifth_bits(__m512i words, __m512i q[kVectors]) {
     }
 }
 
+// q[h][i]: elements 16 h .. 16 h + 15 of rows i, i + 4, i + 8 and i + 12, as load_quarters orders them.
+CHATGLM_INLINE void load_nibble_rows(const Cursor& p, int offset, __m512i q[2][4]) {
+    const __m512i mask = _mm512_set1_epi8(15);
+    for (int i = 0; i < 4; ++i) {
+        const __m512i bytes = load_quarters(p, i, offset);
+        q[0][i] = _mm512_and_si512(bytes, mask);
+        q[1][i] = _mm512_and_si512(_mm512_srli_epi16(bytes, 4), mask);
+    }
+}
+
+// kOffset: added to each q; kHasMin: adds m; kByRows: one row of x meets the rows of W as they lie. The fifth
+// bits of Q5 are spread faster over transposed rows.
 struct Q4_0 {
     static constexpr int kBytes = sizeof(BlockQ4_0), kOffset = 8;
-    static constexpr bool kHasMin = false;
+    static constexpr bool kHasMin = false, kByRows = true;
     CHATGLM_INLINE void load(const Cursor& p, Group& g) {
-        g.d = load_halves(p, 0);
+        load_scales<kHasMin>(p, g);
         load_nibbles(p, 2, g.q);
     }
+    CHATGLM_INLINE void load_rows(const Cursor& p, __m512i q[2][4]) { load_nibble_rows(p, 2, q); }
 };
 
 struct Q4_1 {
     static constexpr int kBytes = sizeof(BlockQ4_1), kOffset = 0;
-    static constexpr bool kHasMin = true;
+    static constexpr bool kHasMin = true, kByRows = true;
     CHATGLM_INLINE void load(const Cursor& p, Group& g) {
-        const __m512i words = load_words(p, 0);
-        g.d = halves_to_floats(words);
-        g.m = halves_to_floats(_mm512_srli_epi32(words, 16));
+        load_scales<kHasMin>(p, g);
         load_nibbles(p, 4, g.q);
     }
+    CHATGLM_INLINE void load_rows(const Cursor& p, __m512i q[2][4]) { load_nibble_rows(p, 4, q); }
 };
 
 struct Q5_0 {
     static constexpr int kBytes = sizeof(BlockQ5_0), kOffset = 16;
-    static constexpr bool kHasMin = false;
+    static constexpr bool kHasMin = false, kByRows = false;
     CHATGLM_INLINE void load(const Cursor& p, Group& g) {
-        g.d = load_halves(p, 0);
+        load_scales<kHasMin>(p, g);
         load_nibbles(p, 6, g.q);
         add_fifth_bits(load_words(p, 2), g.q);
     }
@@ -177,11 +198,9 @@ struct Q5_0 {
 
 struct Q5_1 {
     static constexpr int kBytes = sizeof(BlockQ5_1), kOffset = 0;
-    static constexpr bool kHasMin = true;
+    static constexpr bool kHasMin = true, kByRows = false;
     CHATGLM_INLINE void load(const Cursor& p, Group& g) {
-        const __m512i words = load_words(p, 0);
-        g.d = halves_to_floats(words);
-        g.m = halves_to_floats(_mm512_srli_epi32(words, 16));
+        load_scales<kHasMin>(p, g);
         load_nibbles(p, 8, g.q);
         add_fifth_bits(load_words(p, 4), g.q);
     }
@@ -189,13 +208,20 @@ struct Q5_1 {
 
 struct Q8_0 {
     static constexpr int kBytes = sizeof(BlockQ8_0), kOffset = 128;
-    static constexpr bool kHasMin = false;
+    static constexpr bool kHasMin = false, kByRows = true;
     CHATGLM_INLINE void load(const Cursor& p, Group& g) {
         const __m512i signs = _mm512_set1_epi8(static_cast<char>(0x80));
-        g.d = load_halves(p, 0);
+        load_scales<kHasMin>(p, g);
         transpose16(p, 2, g.q);
         transpose16(p, 18, g.q + 4);
         for (__m512i& v : g.q) v = _mm512_xor_si512(v, signs);
+    }
+    CHATGLM_INLINE void load_rows(const Cursor& p, __m512i q[2][4]) {
+        const __m512i signs = _mm512_set1_epi8(static_cast<char>(0x80));
+        for (int i = 0; i < 4; ++i) {
+            q[0][i] = _mm512_xor_si512(load_quarters(p, i, 2), signs);
+            q[1][i] = _mm512_xor_si512(load_quarters(p, i, 18), signs);
+        }
     }
 };
 
@@ -247,17 +273,17 @@ void fill_start(const int8_t* q, int64_t n, int offset, int32_t* start) {
     }
 }
 
-// sum[g][r]: block b of G groups times R rows of x. Few sums are made in two halves, which wait for each other
-// half as long.
+// sum[g][r]: block b of G groups times R rows of x. Few sums are made in two halves, which wait for each
+// other half as long.
 template <class Q, int G, int R>
 CHATGLM_INLINE void dot_block(const __m512i* const q[G], const Input& x, int64_t b, __m512i sum[G][R]) {
-    constexpr int kHalves = G * R <= 2 ? 2 : 1;
+    constexpr int kHalves = G * R <= 2 ? 2 : 1;  // 28.5 GB/s of q4_0 from the second-level cache, not 27
     __m512i part[kHalves][G][R];
     for (int g = 0; g < G; ++g) {
         for (int r = 0; r < R; ++r) {
             part[kHalves - 1][g][r] = _mm512_setzero_si512();
-            part[0][g][r] = Q::kOffset != 0 ? _mm512_set1_epi32(x.start[r * x.start_stride + b])
-                                            : _mm512_setzero_si512();
+            part[0][g][r] =
+                Q::kOffset != 0 ? _mm512_set1_epi32(x.start[r * x.start_stride + b]) : _mm512_setzero_si512();
         }
     }
     CHATGLM_UNROLL
@@ -275,9 +301,31 @@ CHATGLM_INLINE void dot_block(const __m512i* const q[G], const Input& x, int64_t
     }
     for (int g = 0; g < G; ++g) {
         for (int r = 0; r < R; ++r) {
-            sum[g][r] = kHalves == 2 ? _mm512_add_epi32(part[0][g][r], part[kHalves - 1][g][r]) : part[0][g][r];
+            sum[g][r] =
+                kHalves == 2 ? _mm512_add_epi32(part[0][g][r], part[kHalves - 1][g][r]) : part[0][g][r];
         }
     }
+}
+
+// The same for a group and one row of x, which meets the rows of W as they lie: adding up the four sums of
+// each afterwards is less work than transposing its elements before.
+template <class Q>
+CHATGLM_INLINE __m512i dot_one(const Cursor& p, const Input& x, int64_t b) {
+    const __m512i start = Q::kOffset != 0 ? _mm512_set1_epi32(x.start[b]) : _mm512_setzero_si512();
+    const auto* q = reinterpret_cast<const uint8_t*>(x.q + b * kBlockSize);
+    const __m512i low = _mm512_broadcast_i32x4(load16(q)), high = _mm512_broadcast_i32x4(load16(q + 16));
+    __m512i w[2][4], sum[4];
+    Q::load_rows(p, w);
+    for (int i = 0; i < 4; ++i) {
+        sum[i] =
+            _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(_mm512_setzero_si512(), w[0][i], low), w[1][i], high);
+    }
+    const __m512i ab =
+        _mm512_add_epi32(_mm512_unpacklo_epi32(sum[0], sum[1]), _mm512_unpackhi_epi32(sum[0], sum[1]));
+    const __m512i cd =
+        _mm512_add_epi32(_mm512_unpacklo_epi32(sum[2], sum[3]), _mm512_unpackhi_epi32(sum[2], sum[3]));
+    return _mm512_add_epi32(_mm512_add_epi32(start, _mm512_unpacklo_epi64(ab, cd)),
+                            _mm512_unpackhi_epi64(ab, cd));
 }
 
 template <class Q>
@@ -314,11 +362,16 @@ CHATGLM_NOINLINE void stream(const MatmulArgs& args, const Pass& pass) {
             prefetch(ahead + static_cast<uintptr_t>((pass.block + b) * kGroup * Q::kBytes),
                      kGroup * Q::kBytes);
             Group group;
-            Q::load(p, group);
-            p.advance(Q::kBytes);
-            const __m512i* q = group.q;
             __m512i sum[1][R];
-            dot_block<Q, 1, R>(&q, x, b, sum);
+            if constexpr (R == 1 && Q::kByRows) {
+                load_scales<Q::kHasMin>(p, group);
+                sum[0][0] = dot_one<Q>(p, x, b);
+            } else {
+                Q::load(p, group);
+                const __m512i* q = group.q;
+                dot_block<Q, 1, R>(&q, x, b, sum);
+            }
+            p.advance(Q::kBytes);
             for (int r = 0; r < R; ++r) {
                 acc[r] = add_block<Q>(acc[r], sum[0][r], group, x.d + r * x.d_stride + b,
                                       x.s + r * x.d_stride + b);
