@@ -39,6 +39,13 @@ struct Cursor {
         for (const uint8_t*& p : quarter) p += bytes;
         pin();
     }
+    // Eight rows, two blocks of each: the second takes the place of rows 8 to 15.
+    static Cursor over_pairs(const uint8_t* first, int64_t row_stride, int64_t block_bytes) {
+        Cursor p(first, row_stride);
+        for (int k = 0; k < 2; ++k) p.quarter[k + 2] = p.quarter[k] + block_bytes;
+        p.pin();
+        return p;
+    }
     // Compilers would otherwise keep sixteen pointers, most of them in memory.
     CHATGLM_MEMBER void pin() {
         for (const uint8_t*& p : quarter) CHATGLM_PIN_POINTER(p);
@@ -55,15 +62,17 @@ struct Rows {
 
 // The next rows of W in [n, end) and how many they are. The last of a range share their vector with rows
 // before them; at the start of W, where there are too few, each goes alone in all lanes.
+template <int N = kGroup>
 CHATGLM_INLINE Rows rows_at(const MatmulArgs& args, int64_t n, int64_t end, int64_t& count) {
+    constexpr unsigned kAll = (1u << N) - 1;
     const auto* weight = static_cast<const uint8_t*>(args.weight);
-    Rows rows{weight, args.weight_stride, n, 0xffff};
-    count = kGroup;
-    if (end - n < kGroup && end >= kGroup) {
+    Rows rows{weight, args.weight_stride, n, kAll};
+    count = N;
+    if (end - n < N && end >= N) {
         count = end - n;
-        rows.first = end - kGroup;
-        rows.lanes = static_cast<__mmask16>(0xffffu << (kGroup - count));
-    } else if (end - n < kGroup) {
+        rows.first = end - N;
+        rows.lanes = static_cast<__mmask16>(kAll & kAll << (N - count));
+    } else if (end - n < N) {
         count = 1;
         rows.stride = 0;
         rows.lanes = 1;
@@ -300,27 +309,6 @@ CHATGLM_INLINE void dot_block(const __m512i* const q[G], const Input& x, int64_t
     }
 }
 
-// The same for a group and one row of x, which meets the rows of W as they lie: adding up the four sums of
-// each afterwards is less work than transposing its elements before.
-template <class Q>
-CHATGLM_INLINE __m512i dot_one(const Cursor& p, const Input& x, int64_t b) {
-    const __m512i start = Q::kOffset != 0 ? _mm512_set1_epi32(x.start[b]) : _mm512_setzero_si512();
-    const auto* q = reinterpret_cast<const uint8_t*>(x.q + b * kBlockSize);
-    const __m512i low = _mm512_broadcast_i32x4(load16(q)), high = _mm512_broadcast_i32x4(load16(q + 16));
-    __m512i w[2][4], sum[4];
-    Q::load_rows(p, w);
-    for (int i = 0; i < 4; ++i) {
-        sum[i] =
-            _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(_mm512_setzero_si512(), w[0][i], low), w[1][i], high);
-    }
-    const __m512i ab =
-        _mm512_add_epi32(_mm512_unpacklo_epi32(sum[0], sum[1]), _mm512_unpackhi_epi32(sum[0], sum[1]));
-    const __m512i cd =
-        _mm512_add_epi32(_mm512_unpacklo_epi32(sum[2], sum[3]), _mm512_unpackhi_epi32(sum[2], sum[3]));
-    return _mm512_add_epi32(_mm512_add_epi32(start, _mm512_unpacklo_epi64(ab, cd)),
-                            _mm512_unpackhi_epi64(ab, cd));
-}
-
 template <class Q>
 CHATGLM_INLINE __m512 add_block(__m512 acc, __m512i sum, const Group& group, const float* dx,
                                 const float* sx) {
@@ -356,14 +344,9 @@ CHATGLM_NOINLINE void stream(const MatmulArgs& args, const Pass& pass) {
                      kGroup * Q::kBytes);
             Group group;
             __m512i sum[1][R];
-            if constexpr (R == 1 && Q::kByRows) {
-                load_scales<Q::kHasMin>(p, group);
-                sum[0][0] = dot_one<Q>(p, x, b);
-            } else {
-                Q::load(p, group);
-                const __m512i* q = group.q;
-                dot_block<Q, 1, R>(&q, x, b, sum);
-            }
+            Q::load(p, group);
+            const __m512i* q = group.q;
+            dot_block<Q, 1, R>(&q, x, b, sum);
             p.advance(Q::kBytes);
             for (int r = 0; r < R; ++r) {
                 acc[r] = add_block<Q>(acc[r], sum[0][r], group, x.d + r * x.d_stride + b,
@@ -371,6 +354,81 @@ CHATGLM_NOINLINE void stream(const MatmulArgs& args, const Pass& pass) {
             }
         }
         for (int r = 0; r < R; ++r) store_sums(args, w, pass.row + r, acc[r]);
+    }
+}
+
+// One row of x meets the rows of W as they lie: adding up the four sums of each row of W afterwards is less
+// work than transposing its elements before. A vector holds two blocks of eight rows, not one of sixteen, as
+// memory is read faster along fewer rows.
+
+// Lanes 0-7 from a, 8-15 from b.
+CHATGLM_INLINE __m512 two_floats(float a, float b) {
+    return _mm512_mask_mov_ps(_mm512_set1_ps(a), 0xff00, _mm512_set1_ps(b));
+}
+
+CHATGLM_INLINE __m256 high_half(__m512 v) {
+    return _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(v), 1));
+}
+
+// Adds the products of blocks b and `second` of eight rows to acc; of b alone when they are the same.
+template <class Q>
+CHATGLM_INLINE __m256 add_pair(__m256 acc, const Cursor& p, const Input& x, int64_t b, int64_t second) {
+    const auto* q = reinterpret_cast<const __m256i*>(x.q);
+    const __m512i both = _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_loadu_si256(q + b)),
+                                            _mm256_loadu_si256(q + second), 1);
+    const __m512i low = _mm512_shuffle_i32x4(both, both, 0xa0), high = _mm512_shuffle_i32x4(both, both, 0xf5);
+    __m512i w[2][4], sum[4];
+    Q::load_rows(p, w);
+    for (int i = 0; i < 4; ++i) {
+        sum[i] = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w[0][i], low);
+        sum[i] = _mm512_dpbusd_epi32(sum[i], w[1][i], high);
+    }
+    const __m512i ab =
+        _mm512_add_epi32(_mm512_unpacklo_epi32(sum[0], sum[1]), _mm512_unpackhi_epi32(sum[0], sum[1]));
+    const __m512i cd =
+        _mm512_add_epi32(_mm512_unpacklo_epi32(sum[2], sum[3]), _mm512_unpackhi_epi32(sum[2], sum[3]));
+    __m512i all = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+    if constexpr (Q::kOffset != 0) {
+        const __m512i start = _mm512_mask_set1_epi32(_mm512_set1_epi32(x.start[b]), 0xff00, x.start[second]);
+        all = _mm512_add_epi32(all, start);
+    }
+    const __m512 v = _mm512_mul_ps(two_floats(x.d[b], x.d[second]), _mm512_cvtepi32_ps(all));
+    Group group;
+    load_scales<Q::kHasMin>(p, group);
+    acc = _mm256_fmadd_ps(_mm512_castps512_ps256(group.d), _mm512_castps512_ps256(v), acc);
+    if constexpr (Q::kHasMin) {
+        acc = _mm256_fmadd_ps(_mm512_castps512_ps256(group.m), _mm256_set1_ps(x.s[b]), acc);
+    }
+    if (second == b) return acc;
+    acc = _mm256_fmadd_ps(high_half(group.d), high_half(v), acc);
+    if constexpr (Q::kHasMin) acc = _mm256_fmadd_ps(high_half(group.m), _mm256_set1_ps(x.s[second]), acc);
+    return acc;
+}
+
+template <class Q>
+CHATGLM_NOINLINE void stream_one(const MatmulArgs& args, const Pass& pass) {
+    constexpr int kRows = 8;
+    const Input x = Input::at(args, pass, pass.row);
+    int64_t count;
+    for (int64_t n = args.row_begin; n < args.row_end; n += count) {
+        const Rows w = rows_at<kRows>(args, n, args.row_end, count);
+        const auto lanes = static_cast<__mmask8>(w.lanes);
+        float* y = args.y + pass.row * args.y_stride + w.first;
+        const uintptr_t ahead = prefetch_start(w.p, kRows * args.weight_stride);
+        const uint8_t* first = w.p + pass.block * Q::kBytes;
+        Cursor p = Cursor::over_pairs(first, w.stride, Q::kBytes);
+        __m256 acc = pass.block == 0 ? _mm256_setzero_ps() : _mm256_maskz_loadu_ps(lanes, y);
+        int64_t b = 0;
+        for (; b + 2 <= pass.n_blocks; b += 2) {
+            constexpr int64_t kBytes = 2 * kRows * Q::kBytes;
+            prefetch(ahead + static_cast<uintptr_t>((pass.block + b) / 2 * kBytes), kBytes);
+            acc = add_pair<Q>(acc, p, x, b, b + 1);
+            p.advance(2 * Q::kBytes);
+        }
+        if (b < pass.n_blocks) {
+            acc = add_pair<Q>(acc, Cursor::over_pairs(first + b * Q::kBytes, w.stride, 0), x, b, b);
+        }
+        _mm256_mask_storeu_ps(y, lanes, acc);
     }
 }
 
@@ -484,6 +542,12 @@ void matmul_quantized(const MatmulArgs& args) {
                 for (int64_t r = 0; r < pass.n_rows; ++r) {
                     fill_start(args.xq.q + (pass.row + r) * args.n_cols + pass.block * kBlockSize,
                                pass.n_blocks, Q::kOffset, start + r * pass.n_blocks);
+                }
+            }
+            if constexpr (Q::kByRows) {
+                if (pass.n_rows == 1) {
+                    stream_one<Q>(args, pass);
+                    continue;
                 }
             }
             if (pass.n_rows > kStreamRows) {
