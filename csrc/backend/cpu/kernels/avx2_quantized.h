@@ -250,7 +250,8 @@ CHATGLM_NOINLINE void stream(const MatmulArgs& args, int64_t begin, int64_t end,
 template <class Q>
 void stream_rows(const MatmulArgs& args, int64_t begin, int64_t end) {
     int64_t row = 0;
-    for (; row + kStreamRows <= args.n_rows; row += kStreamRows) stream<Q, kStreamRows>(args, begin, end, row);
+    for (; row + kStreamRows <= args.n_rows; row += kStreamRows)
+        stream<Q, kStreamRows>(args, begin, end, row);
     if (args.n_rows - row == 2) return stream<Q, 2>(args, begin, end, row);
     if (args.n_rows - row == 1) return stream<Q, 1>(args, begin, end, row);
 }
