@@ -94,7 +94,7 @@ int main(int argc, char** argv) {
     for (int t = 0; t < count; ++t) {
         const Kernels& k = *tables[t];
         if (!only_table.empty() && only_table != k.name) continue;
-        std::printf("%-8s %-5s %10s %10s %8s %8s %8s %10s\n", k.name, "type", "read GB/s", "x1 GB/s", "x2",
+        std::printf("%-10s %-5s %10s %10s %8s %8s %8s %10s\n", k.name, "type", "read GB/s", "x1 GB/s", "x2",
                     "x3", "x4", "x512 GMAC/s");
         const bool slow = std::string(k.name) == "generic";
         const Activations a(k, 512);
@@ -111,7 +111,7 @@ int main(int argc, char** argv) {
 
             const double read = best_seconds(5, [&] { sink += read_all(buffer); });
             std::vector<float> y(static_cast<size_t>(std::max<int64_t>(4 * rows, 512 * 512)));
-            std::printf("%-8s %-5s %10.1f", "", name, static_cast<double>(kBufferBytes) / read / 1e9);
+            std::printf("%-10s %-5s %10.1f", "", name, static_cast<double>(kBufferBytes) / read / 1e9);
             for (int64_t n_rows = 1; n_rows <= 4; ++n_rows) {
                 const double s =
                     best_seconds(slow ? 1 : 4, [&] { multiply(k, type, buffer.data(), rows, a, n_rows, y); });

@@ -1,5 +1,5 @@
 // Products with float weights, and attention, which is made of them.
-// Part of avx2.cpp and of no other file: see there why everything has internal linkage.
+// Part of avx2.cpp and avx512.cpp and of no other file: see avx2.cpp why everything has internal linkage.
 #pragma once
 
 #include "backend/cpu/kernels/avx2_vector.h"

@@ -1,5 +1,5 @@
 // Products with quantized weights, and the quantization of activations.
-// Part of avx2.cpp and of no other file: see there why everything has internal linkage.
+// Part of avx2.cpp and avx512.cpp and of no other file: see avx2.cpp why everything has internal linkage.
 #pragma once
 
 #include "backend/cpu/kernels/avx2_vector.h"
@@ -204,40 +204,56 @@ CHATGLM_INLINE void dot_block(const __m256i* const q[G], const int8_t* x, int64_
     }
 }
 
-// One row of x: the weights are unpacked in registers and used once. Whole groups of the range [begin, end),
-// then its last rows one by one, each in all lanes.
-template <class Q>
-CHATGLM_INLINE __m256 stream_group(const MatmulArgs& args, RowPointers p, int64_t row) {
+// Up to kStreamRows rows of x: the weights are unpacked in registers and used at once, R times. acc[r] are
+// eight neighbours of y in row `row` + r.
+constexpr int kStreamRows = 3;
+
+template <class Q, int R>
+CHATGLM_INLINE void stream_group(const MatmulArgs& args, RowPointers p, int64_t row, __m256 acc[R]) {
     const int64_t n_blocks = args.n_cols / kBlockSize;
     const int8_t* x = args.xq.q + row * args.n_cols;
     const float* dx = args.xq.d + row * n_blocks;
     const float* sx = args.xq.s + row * n_blocks;
     const uintptr_t ahead = prefetch_start(p.first, kGroup * p.stride);
-    __m256 acc = _mm256_setzero_ps();
+    for (int r = 0; r < R; ++r) acc[r] = _mm256_setzero_ps();
     for (int64_t b = 0; b < n_blocks; ++b) {
         prefetch(ahead + static_cast<uintptr_t>(b * kGroup * Q::kBytes), kGroup * Q::kBytes);
         Group group;
         Q::load(p, b * Q::kBytes, group);
         const __m256i* q = group.q;
-        __m256i dot[1][1];
-        dot_block<Q, 1, 1>(&q, x + b * kBlockSize, 0, dot);
-        acc = add_block<Q>(acc, dot[0][0], group.d, group.m, dx + b, sx + b);
+        __m256i dot[1][R];
+        dot_block<Q, 1, R>(&q, x + b * kBlockSize, args.n_cols, dot);
+        for (int r = 0; r < R; ++r) {
+            acc[r] = add_block<Q>(acc[r], dot[0][r], group.d, group.m, dx + r * n_blocks + b,
+                                  sx + r * n_blocks + b);
+        }
     }
-    return acc;
 }
 
-template <class Q>
+// Whole groups of the range [begin, end), then its last rows one by one, each in all lanes.
+template <class Q, int R>
 CHATGLM_NOINLINE void stream(const MatmulArgs& args, int64_t begin, int64_t end, int64_t row) {
     const auto* weight = static_cast<const uint8_t*>(args.weight);
     float* y = args.y + row * args.y_stride;
+    __m256 acc[R];
     int64_t n = begin;
     for (; n + kGroup <= end; n += kGroup) {
-        const RowPointers rows{weight + n * args.weight_stride, args.weight_stride};
-        _mm256_storeu_ps(y + n, stream_group<Q>(args, rows, row));
+        stream_group<Q, R>(args, {weight + n * args.weight_stride, args.weight_stride}, row, acc);
+        for (int r = 0; r < R; ++r) _mm256_storeu_ps(y + r * args.y_stride + n, acc[r]);
     }
     for (; n < end; ++n) {
-        y[n] = _mm256_cvtss_f32(stream_group<Q>(args, {weight + n * args.weight_stride, 0}, row));
+        stream_group<Q, R>(args, {weight + n * args.weight_stride, 0}, row, acc);
+        for (int r = 0; r < R; ++r) y[r * args.y_stride + n] = _mm256_cvtss_f32(acc[r]);
     }
+}
+
+template <class Q>
+void stream_rows(const MatmulArgs& args, int64_t begin, int64_t end) {
+    int64_t row = 0;
+    for (; row + kStreamRows <= args.n_rows; row += kStreamRows)
+        stream<Q, kStreamRows>(args, begin, end, row);
+    if (args.n_rows - row == 2) return stream<Q, 2>(args, begin, end, row);
+    if (args.n_rows - row == 1) return stream<Q, 1>(args, begin, end, row);
 }
 
 // Several rows of x: kChunk blocks of kTileGroups groups are unpacked once into the first-level cache
@@ -327,7 +343,7 @@ template <class Q>
 void matmul_quantized(const MatmulArgs& args) {
     const int64_t n_blocks = args.n_cols / kBlockSize;
     int64_t tiled_end = args.row_begin;  // rows of W up to here are done by tiles
-    if (args.n_rows > 1 && n_blocks > 0) {
+    if (args.n_rows > kStreamRows && n_blocks > 0) {
         tiled_end += (args.row_end - args.row_begin) / kGroup * kGroup;
         // Few rows of x: W is what must be read only once and from end to end. Many: all of W's rows meet a
         // chunk of x before the next, so that x is read once.
@@ -340,8 +356,7 @@ void matmul_quantized(const MatmulArgs& args) {
             }
         }
     }
-    if (tiled_end == args.row_end) return;
-    for (int64_t row = 0; row < args.n_rows; ++row) stream<Q>(args, tiled_end, args.row_end, row);
+    if (tiled_end < args.row_end) stream_rows<Q>(args, tiled_end, args.row_end);
 }
 
 // The rule is that of generic.cpp, to the bit.

@@ -1,5 +1,5 @@
 // Eight floats at a time: tails, horizontal sums, exp, prefetching.
-// Part of avx2.cpp and of no other file: see there why everything has internal linkage.
+// Part of avx2.cpp and avx512.cpp and of no other file: see avx2.cpp why everything has internal linkage.
 #pragma once
 
 #include <immintrin.h>

@@ -35,6 +35,7 @@ struct Ceilings {
 // Null when the instruction set was not compiled in.
 const Ceilings* generic_ceilings();
 const Ceilings* avx2_ceilings();
+const Ceilings* avx512vnni_ceilings();
 
 // Those of the kernels in use; where these have none of their own, of the next best that has.
 const Ceilings& ceilings();

@@ -59,19 +59,35 @@ bool has_avx2() {
            (cpuid(7).ebx & kAvx2) != 0;
 }
 
+bool has_avx512vnni() {
+    constexpr uint32_t kF = 1u << 16, kBw = 1u << 30, kVl = 1u << 31;  // leaf 7, ebx
+    constexpr uint32_t kVnni = 1u << 11;                               // leaf 7, ecx
+    constexpr uint32_t kNeeded = kF | kBw | kVl;
+    constexpr uint64_t kMasksAndZmm = 7u << 5;  // mask registers, upper halves of zmm0-15, zmm16-31
+    if (!has_avx2() || (xgetbv() & kMasksAndZmm) != kMasksAndZmm) return false;
+    const CpuidResult leaf = cpuid(7);
+    return (leaf.ebx & kNeeded) == kNeeded && (leaf.ecx & kVnni) != 0;
+}
+
 #else
 
 bool has_avx2() {
+    return false;
+}
+bool has_avx512vnni() {
     return false;
 }
 
 #endif
 
 struct Runnable {
-    const Kernels* tables[2];
+    const Kernels* tables[3];
     int count = 0;
 
     Runnable() : tables{} {
+        if (const Kernels* avx512 = avx512vnni_kernels(); avx512 && has_avx512vnni()) {
+            tables[count++] = avx512;
+        }
         if (const Kernels* avx2 = avx2_kernels(); avx2 && has_avx2()) tables[count++] = avx2;
         tables[count++] = generic_kernels();
     }

@@ -56,7 +56,7 @@ struct AttentionTile {
 inline constexpr int kMaxTile = 64;
 
 struct Kernels {
-    const char* name;  // "generic", "avx2", ...
+    const char* name;  // "generic", "avx2", "avx512vnni"
 
     // By weight type.
     using Matmul = void (*)(const MatmulArgs&);
@@ -116,6 +116,7 @@ struct Kernels {
 // Built for this processor's family; a null when the file's instruction set was not compiled in.
 const Kernels* generic_kernels();
 const Kernels* avx2_kernels();
+const Kernels* avx512vnni_kernels();
 
 // The tables this machine can run, best first; "generic" is always last.
 const Kernels* const* runnable_kernels(int* count);
