@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 import threading
 import weakref
@@ -295,3 +296,14 @@ def test_a_file_that_is_no_model_is_a_format_error(tmp_path: Path, content: byte
     path.write_bytes(content)
     with pytest.raises(chatglm_cpp.FormatError, match="模型"):
         Pipeline(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+def test_a_pipe_is_not_waited_for(tmp_path: Path, pipeline: Pipeline):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="not a regular file"):
+        Pipeline(tmp_path / "pipe")
+    with pytest.raises(OSError, match="not a regular file"):
+        pipeline.set_lora(tmp_path / "pipe")
+    with pytest.raises(chatglm_cpp.InvalidArgument, match="folder"):
+        pipeline.set_lora(tmp_path)

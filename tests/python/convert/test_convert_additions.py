@@ -468,6 +468,29 @@ def test_bad_adapters_are_named(tmp_path, name):
         assert not (tmp_path / "m.gguf").exists()
 
 
+def test_the_first_fitting_alpha_counts(tmp_path):
+    """As in PEFT, which takes the first key of alpha_pattern that fits."""
+    base = make_remote(tmp_path / "base")
+    pattern = {"query_key_value": 24, "0.self_attention.query_key_value": 1}
+    added = make_adapter(tmp_path / "lora", {QKV: (128, 64)}, alpha_pattern=pattern)
+    weights = {k: w.astype(np.float32) for k, w in remote_weights(REMOTE_CONFIG).items()}
+    weights[f"{QKV}.weight"] += 2 * added[f"{QKV}.weight"]  # 24 instead of 12
+    expected = logits(converted(tmp_path, make_remote(tmp_path / "summed", weights)))
+    assert relative_error(logits(converted(tmp_path, base, lora=tmp_path / "lora")), expected) < EXACT
+
+
+@pytest.mark.parametrize("folder", ["base", "lora"])
+def test_nothing_is_written_among_the_files_that_are_read(tmp_path, folder):
+    base = make_remote(tmp_path / "base")
+    make_adapter(tmp_path / "lora", {QKV: (128, 64)})
+    (tmp_path / "link.gguf").symlink_to(tmp_path / folder / "model.safetensors")
+    for target in (tmp_path / folder / "adapter_model.safetensors", tmp_path / "link.gguf"):
+        before = target.read_bytes() if target.exists() else None
+        with pytest.raises(ConvertError, match="among the files that are read"):
+            convert(base, target, lora=tmp_path / "lora")
+        assert (target.read_bytes() if target.exists() else None) == before
+
+
 def test_an_adapter_needs_its_model(tmp_path):
     make_adapter(tmp_path / "lora", {QKV: (128, 64)}, base_model_name_or_path="someone/chatglm3")
     with pytest.raises(ConvertError, match=r"someone/chatglm3.*--base"):
