@@ -195,6 +195,8 @@ def _check_paths(source: Path | None, output: Path, others: Sequence[str | os.Pa
 
 
 def _what_else(source: Path) -> str:
+    if not source.is_file():  # opening a pipe would wait for its other end
+        return "is neither a folder nor a regular file"
     with open(source, "rb") as file:
         if file.read(4) == b"GGUF":
             return (
