@@ -250,4 +250,4 @@ def test_a_pipe_is_not_waited_for(tmp_path, capsys):
         pytest.skip("this system has no named pipes")
     os.mkfifo(tmp_path / "pipe")
     assert main(["-i", str(tmp_path / "pipe"), "-o", str(tmp_path / "m.gguf")]) == 2
-    assert "pipe: is a file, but no model file" in capsys.readouterr().err
+    assert "pipe: is neither a folder nor a regular file" in capsys.readouterr().err
