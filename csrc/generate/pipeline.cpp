@@ -232,6 +232,7 @@ bool Generation::step(int32_t& token, const std::function<bool()>& interrupted) 
     // Rows of the embedding beyond the vocabulary are padding: no token has such an id.
     const size_t n_tokens = std::min(s.logits.size(), static_cast<size_t>(s.shared->tokenizer->vocab_size()));
     if (!std::all_of(s.logits.begin(), s.logits.end(), [](float logit) { return std::isfinite(logit); })) {
+        s.finish = FinishReason::kCancelled;  // there is nothing to go on from
         throw Error(
             "The model computed something that is no number: its file is damaged, or the scale of an "
             "adapter is too large.");

@@ -15,7 +15,7 @@ from chatglm_cpp.convert import ConvertError, convert
 from convert_helpers import REMOTE_CONFIG, make_remote, remote_weights
 from safetensors.numpy import save_file
 
-from chatglm_cpp import FormatError, Pipeline
+from chatglm_cpp import Error, FormatError, GenerationConfig, Pipeline
 
 ALLOWED = 16 << 20  # bytes: what a conversion of a few kilobytes may take, PyTorch's reader included
 NUMBERS = (0, 1, 7, 2**31 - 1, 2**32 - 1, 2**63 - 1, 2**64 - 1)
@@ -184,5 +184,9 @@ def test_an_adapter_without_numbers_is_refused_or_said(adapter):
             pipeline.set_lora(path)
     path.write_bytes(data)
     pipeline.set_lora({path: 1e38})
-    with pytest.raises(Exception, match="no number"):
+    with pytest.raises(Error, match="no number"):
         pipeline.generate([1, 5, 9], max_new_tokens=2)
+    generation = pipeline._engine.start([1, 5, 9], GenerationConfig(max_new_tokens=2))
+    with pytest.raises(Error, match="no number"):
+        generation.step()
+    assert generation.done and generation.step() is None
