@@ -119,11 +119,20 @@ void PagedAttention::run_split(const Job& job, const Tile& tile, int kv_head, in
             longest = std::max(longest, scratch.n_visible[static_cast<size_t>(i)]);
         }
         if (longest == 0) break;
-        const uint8_t* page = tile.sequence->pages[static_cast<size_t>(begin / layout.page_size)] +
-                              static_cast<size_t>(job.layer) * layout.layer_bytes();
+        const auto n_page = static_cast<size_t>(begin / layout.page_size);
+        const auto keys = [&](size_t page) {
+            return tile.sequence->pages[page] + static_cast<size_t>(job.layer) * layout.layer_bytes() +
+                   static_cast<size_t>(kv_head) * layout.head_bytes();
+        };
+        const size_t to_values = static_cast<size_t>(layout.n_kv_heads) * layout.head_bytes();
         AttentionTile work{};
-        work.k = page + static_cast<size_t>(kv_head) * layout.head_bytes();
-        work.v = page + static_cast<size_t>(layout.n_kv_heads + kv_head) * layout.head_bytes();
+        work.k = keys(n_page);
+        work.v = keys(n_page) + to_values;
+        if (n_page + 1 < tile.sequence->pages.size()) {
+            work.next_k = keys(n_page + 1);
+            work.next_v = keys(n_page + 1) + to_values;
+            work.next_bytes = static_cast<int64_t>(layout.head_bytes());
+        }
         work.n_positions = longest;
         work.head_dim = d;
         work.n_queries = n_queries;

@@ -251,11 +251,29 @@ void attend_queries(const AttentionTile& tile, int first) {
     }
 }
 
+// Fetches the share of queries [begin, end) of what the next step reads.
+CHATGLM_INLINE void prefetch_share(const AttentionTile& tile, int begin, int end) {
+    if (!tile.next_k) return;
+    constexpr int64_t kLine = 64;
+    const int64_t first = tile.next_bytes * begin / tile.n_queries / kLine * kLine;
+    const int64_t last = tile.next_bytes * end / tile.n_queries / kLine * kLine;
+    prefetch(reinterpret_cast<uintptr_t>(tile.next_k) + static_cast<uintptr_t>(first), last - first);
+    prefetch(reinterpret_cast<uintptr_t>(tile.next_v) + static_cast<uintptr_t>(first), last - first);
+}
+
+// Sixteen queries, as many as share a head in most of the family, are four times three and two times two.
 template <class T>
 void attend(const AttentionTile& tile) {
     int i = 0;
-    for (; i + kDotX <= tile.n_queries; i += kDotX) attend_queries<T, kDotX>(tile, i);
-    for (; i < tile.n_queries; ++i) attend_queries<T, 1>(tile, i);
+    while (i < tile.n_queries) {
+        const int left = tile.n_queries - i;
+        const int count = left == 1 ? 1 : left == 2 || left == 4 ? 2 : 3;
+        prefetch_share(tile, i, i + count);
+        if (count == 1) attend_queries<T, 1>(tile, i);
+        if (count == 2) attend_queries<T, 2>(tile, i);
+        if (count == 3) attend_queries<T, 3>(tile, i);
+        i += count;
+    }
 }
 
 }  // namespace

@@ -226,6 +226,7 @@ void attend_queries(const AttentionTile& tile, int first) {
 template <class T>
 void attend(const AttentionTile& tile) {
     for (int i = 0; i < tile.n_queries; i += kDotX) {
+        prefetch_share(tile, i, i + kDotX < tile.n_queries ? i + kDotX : tile.n_queries);
         with_count(tile.n_queries - i,
                    [&](auto count) { attend_queries<T, decltype(count)::value>(tile, i); });
     }
