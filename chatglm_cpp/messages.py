@@ -117,29 +117,26 @@ def _tool_call_id(item: object, where: str) -> str | None:
 def _order_results(messages: list[ChatMessage], answered: list[str | None]) -> list[ChatMessage]:
     """`messages` with the results of each answer's calls in the order of the calls. `answered` are the ids of
     the calls that they belong to."""
-    begin = 0
-    while begin < len(messages):
-        begin += 1
-        call_ids = [call.id for call in messages[begin - 1].tool_calls]
-        end = begin
-        while end < len(messages) and messages[end].role == ChatMessage.ROLE_OBSERVATION:
-            end += 1
-        if not any(call_ids) or all(answered[i] is None for i in range(begin, end)):
+    for i, message in enumerate(messages):
+        call_ids = [call.id for call in message.tool_calls]
+        if not any(call_ids):
             continue
-        for i in range(begin, end):
-            if answered[i] is not None and answered[i] not in call_ids:
+        places = []  # of the results that name their call; another one keeps its place
+        for j in range(i + 1, len(messages)):
+            if messages[j].role != ChatMessage.ROLE_OBSERVATION:
+                break
+            if (call_id := answered[j]) is None:
+                continue
+            if call_id not in call_ids:
                 known = ", ".join(map(repr, filter(None, call_ids)))
                 raise InvalidArgument(
-                    f"messages[{i}].tool_call_id is {answered[i]!r}, which is no call of the message before; "
+                    f"messages[{j}].tool_call_id is {call_id!r}, which is no call of the message before; "
                     f"its calls are {known}."
                 )
-        # A result that names no call keeps its place.
-        places = [i for i in range(begin, end) if answered[i] is not None]
-        in_order = sorted(places, key=lambda i: call_ids.index(answered[i] or ""))
-        moved = [messages[i] for i in in_order]
-        for place, message in zip(places, moved, strict=True):
-            messages[place] = message
-        begin = end
+            places.append(j)
+        results = sorted(places, key=lambda j: call_ids.index(answered[j] or ""))
+        for place, result in zip(places, [messages[j] for j in results], strict=True):
+            messages[place] = result
     return messages
 
 
