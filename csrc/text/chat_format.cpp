@@ -59,11 +59,21 @@ bool has_tools(const ChatOptions& options) {
 }
 
 void check_tools(const Tokenizer& tokenizer, const ChatOptions& options) {
-    if (!has_tools(options) || tokenizer.knows_tools() || tokenizer.chat_format().empty()) return;
-    throw InvalidArgument(tokenizer.chat_format() == "template"
-                              ? "This model knows no tools: its chat template has no place for them."
-                              : "This model knows no tools: its chat format, \"" + tokenizer.chat_format() +
-                                    "\", has no place for them.");
+    if (!has_tools(options) || tokenizer.chat_format().empty()) return;
+    if (!tokenizer.knows_tools()) {
+        throw InvalidArgument(tokenizer.chat_format() == "template"
+                                  ? "This model knows no tools: its chat template has no place for them."
+                                  : "This model knows no tools: its chat format, \"" +
+                                        tokenizer.chat_format() + "\", has no place for them.");
+    }
+    const KnownTools tools(options.tools);
+    for (const char* name : {"interpreter", "python"}) {
+        if (is_interpreter(name, ChatFormat::tool_style(tokenizer)) && tools.has(name)) {
+            throw InvalidArgument(
+                "A function among the tools is named \"" + std::string(name) +
+                "\", by which this model calls its code interpreter. Give it another name.");
+        }
+    }
 }
 
 // Messages of the system at the start, then user and assistant in turns: what the first two generations know.

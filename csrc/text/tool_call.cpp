@@ -23,14 +23,11 @@ bool is_identifier_part(char c) {
 bool is_identifier(std::string_view text) {
     return !text.empty() && !is_digit(text[0]) && std::all_of(text.begin(), text.end(), is_identifier_part);
 }
+
 std::string_view strip(std::string_view text, std::string_view characters = " \t\r\n") {
     const size_t first = text.find_first_not_of(characters);
     if (first == std::string_view::npos) return {};
     return text.substr(first, text.find_last_not_of(characters) - first + 1);
-}
-
-bool is_interpreter(std::string_view name, ToolStyle style) {
-    return name == "interpreter" || (style == ToolStyle::glm4 && name == "python");
 }
 
 // Reads Python literals: what a model may write as arguments, and nothing that computes.
@@ -303,6 +300,11 @@ bool is_tool_name(std::string_view text) {
     return !text.empty() && text.size() <= kMaxNameLength &&
            std::all_of(text.begin(), text.end(),
                        [](char c) { return is_identifier_part(c) || c == '-' || c == '.'; });
+}
+
+bool is_interpreter(std::string_view name, ToolStyle style) {
+    const bool has_interpreter = style == ToolStyle::chatglm3 || style == ToolStyle::glm4;
+    return has_interpreter && (name == "interpreter" || (style == ToolStyle::glm4 && name == "python"));
 }
 
 bool may_be_tool_call(std::string_view head, ToolStyle style) {

@@ -22,6 +22,9 @@ enum class ToolStyle {
 // Letters, digits and _ - . of ASCII, at most 64 of them: what a call can be told by.
 bool is_tool_name(std::string_view text);
 
+// Whether calls by this name hold code in place of arguments.
+bool is_interpreter(std::string_view name, ToolStyle style);
+
 // Of the styles whose calls are a whole part of a reply (all but `tagged`):
 
 // Whether `head`, the beginning of a reply, can still turn out to be a call of a tool.

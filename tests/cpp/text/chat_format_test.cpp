@@ -178,6 +178,9 @@ TEST_CASE("chat format: tools that are none are refused with the place") {
     CHECK(refusal(R"([{"name": "f"}])", "chatglm2").starts_with("This model knows no tools"));
     CHECK(refusal(R"([{"name": "f"}])", "chatglm").starts_with("This model knows no tools"));
     CHECK(refusal("[]", "chatglm2") == "");
+    CHECK(refusal(R"([{"name": "python"}])").find("calls its code interpreter") != std::string::npos);
+    CHECK(refusal(R"([{"name": "interpreter"}])", "chatglm3").find("code interpreter") != std::string::npos);
+    CHECK(refusal(R"([{"name": "python"}])", "chatglm3") == "");
 }
 
 TEST_CASE("chat format: what a template would leave out without a word is refused") {
