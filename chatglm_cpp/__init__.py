@@ -27,11 +27,12 @@ from ._C import (
     ToolCallMessage,
     __version__,
 )
-from .messages import DeltaMessage
+from .messages import DeltaMessage, ToolCallDelta
 from .model_config import ModelConfig
 from .pipeline import Pipeline
 from .stream import Stream, Usage
 from .tokenizer import Tokenizer
+from .tools import tool
 
 __all__ = [
     "ChatMessage",
@@ -47,7 +48,9 @@ __all__ = [
     "Pipeline",
     "Stream",
     "Tokenizer",
+    "ToolCallDelta",
     "ToolCallMessage",
     "Usage",
     "__version__",
+    "tool",
 ]

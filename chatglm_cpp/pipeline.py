@@ -13,13 +13,22 @@ import numpy.typing as npt
 
 from . import _C
 from ._C import ChatMessage, ContextLengthError, FormatError, InvalidArgument
+from .chat_prompt import WhenFull, make_chat_prompt
 from .lora import LoraLike, to_loras
-from .messages import Conversation, DeltaMessage, check_text, to_token_ids
+from .messages import (
+    Conversation,
+    DeltaMessage,
+    ToolCallDelta,
+    check_text,
+    merge_deltas,
+    to_token_ids,
+)
 from .model_config import Model, ModelConfig, make_config
 from .model_file import engine_path, find_model, remove_damaged
 from .options import GenerationOptions, as_int, make_generation_config
 from .stream import Stream
 from .tokenizer import Tokenizer
+from .tools import ToolLike, to_tools
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -148,11 +157,23 @@ class Pipeline:
 
     @overload
     def chat(
-        self, messages: Conversation, *, stream: Literal[False] = False, **options: Unpack[GenerationOptions]
+        self,
+        messages: Conversation,
+        *,
+        stream: Literal[False] = False,
+        tools: Iterable[ToolLike] | None = None,
+        when_full: WhenFull = "error",
+        **options: Unpack[GenerationOptions],
     ) -> ChatMessage: ...
     @overload
     def chat(
-        self, messages: Conversation, *, stream: Literal[True], **options: Unpack[GenerationOptions]
+        self,
+        messages: Conversation,
+        *,
+        stream: Literal[True],
+        tools: Iterable[ToolLike] | None = None,
+        when_full: WhenFull = "error",
+        **options: Unpack[GenerationOptions],
     ) -> Stream[DeltaMessage]: ...
     def chat(
         self,
@@ -168,6 +189,8 @@ class Pipeline:
         repetition_penalty: float = 1.0,
         stream: bool = False,
         seed: int = -1,
+        tools: Iterable[ToolLike] | None = None,
+        when_full: WhenFull = "error",
         num_threads: int = 0,
     ) -> ChatMessage | Stream[DeltaMessage]:
         """The assistant's reply to a conversation.
@@ -190,16 +213,28 @@ class Pipeline:
             repetition_penalty: above 1 makes tokens that were there already less likely.
             stream: give an iterator of DeltaMessage instead of the whole reply.
             seed: same seed, same reply; -1 takes a new one each time.
+            tools: what the model may ask to be called, as dicts like {"type": "function", "function":
+                {"name": "get_weather", "description": "...", "parameters": {JSON schema}}} or just the inner
+                one; as typed Python functions, see chatglm_cpp.tool; or {"type": "python"} for the code
+                interpreter of ChatGLM3 and GLM-4. Nothing is ever called here: run what the reply asks for
+                in `tool_calls`, and give each result back as a message of the role "observation" or "tool".
+            when_full: what gives way when the conversation leaves too little room for a reply: nothing
+                ("error"), its oldest turns ("drop_oldest"), or those after the first ("keep_head"). A turn, a
+                question with all that follows it, goes whole; messages of the system and the last turn stay.
+                Room is max_new_tokens, or a quarter of max_length. What went is counted in the reply's
+                `dropped_messages`, and in the `usage` of a stream.
             num_threads: accepted for programs of earlier versions; threads are set when the pipeline is made.
 
         Returns:
-            The reply, with the calls of tools that it asks for in `tool_calls`, and what a reasoning model
-            thought before its answer in `reasoning_content`; or, with stream=True, an iterator of its pieces:
-            its `usage` counts tokens, and closing or dropping it stops the work.
+            The reply, with the calls of tools that it asks for in `tool_calls` and what a reasoning model
+            thought before its answer in `reasoning_content`. A call that cannot be read stays in the text,
+            and `tool_call_error` says why. With stream=True an iterator of the reply's pieces: its `usage`
+            counts tokens, and closing or dropping it stops the work.
 
         Raises:
             ContextLengthError: the prompt leaves no room for a reply.
-            InvalidArgument: an option is out of its range, or the model's format has no place for a message.
+            InvalidArgument: an option is out of its range, or the model's format has no place for a message
+                or for tools.
             TypeError: something is of the wrong type.
         """
         self._ignore_num_threads(num_threads)
@@ -207,11 +242,19 @@ class Pipeline:
             max_length, max_new_tokens, max_context_length, do_sample, top_k, top_p, temperature,
             repetition_penalty, seed,
         )  # fmt: skip
-        generation = self._engine.start(self.tokenizer.apply_chat_template(messages), config)
-        pieces = Stream(generation, _C.TextStreamer(self._engine.tokenizer), _delta)
+        known_tools = to_tools(tools)
+        tokenizer = self._engine.tokenizer
+        prompt = make_chat_prompt(
+            tokenizer, messages, known_tools, when_full, config, self._engine.config.max_length
+        )
+        generation = self._engine.start(prompt.ids, config)
+        text = _C.TextStreamer(tokenizer, tools=known_tools)
+        pieces = Stream(generation, text, _delta, prompt.dropped_messages)
         if stream:
             return pieces
-        return self.merge_streaming_messages(pieces)
+        reply = self.merge_streaming_messages(pieces)
+        reply.dropped_messages = prompt.dropped_messages
+        return reply
 
     @overload
     def generate(
@@ -280,7 +323,7 @@ class Pipeline:
 
     def merge_streaming_messages(self, chunks: Iterable[DeltaMessage]) -> ChatMessage:
         """The whole message of a streamed reply, its thought and tool calls apart, from all of its pieces."""
-        return self.tokenizer.decode_message([i for chunk in chunks for i in chunk.token_ids])
+        return merge_deltas(chunks)
 
     def _ignore_num_threads(self, num_threads: int) -> None:
         if num_threads not in (0, self.n_threads):
@@ -294,9 +337,12 @@ class Pipeline:
         return f"Pipeline({self._path!r}, kv_dtype={self.kv_dtype!r}, n_threads={self.n_threads})"
 
 
-def _delta(content: str, token_ids: list[int], reasoning_content: str) -> DeltaMessage:
-    return DeltaMessage(ChatMessage.ROLE_ASSISTANT, content, token_ids, reasoning_content)
+def _delta(content: str, token_ids: list[int], text: _C.TextStreamer) -> DeltaMessage:
+    calls = [ToolCallDelta(i, c.id, c.type, c.function, c.code) for i, c in text.new_tool_calls]
+    return DeltaMessage(
+        ChatMessage.ROLE_ASSISTANT, content, token_ids, text.reasoning, calls, text.tool_call_error
+    )
 
 
-def _text(content: str, token_ids: list[int], reasoning_content: str) -> str:
+def _text(content: str, token_ids: list[int], text: _C.TextStreamer) -> str:
     return content

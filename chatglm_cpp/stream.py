@@ -24,6 +24,7 @@ class Usage:
     finish_reason: str | None  # "stop", "length", "cancelled", or None while running
     prompt_seconds: float  # until the first token, or until now
     seconds: float  # in all, without the time the caller spent between pieces
+    dropped_messages: int = 0  # messages of a chat that the prompt had no room for, see Pipeline.chat
 
 
 class Stream(Generic[T], Iterator[T]):
@@ -39,9 +40,14 @@ class Stream(Generic[T], Iterator[T]):
     """
 
     def __init__(
-        self, generation: _C.Generation, text: _C.TextStreamer, make_piece: Callable[[str, list[int], str], T]
+        self,
+        generation: _C.Generation,
+        text: _C.TextStreamer,
+        make_piece: Callable[[str, list[int], _C.TextStreamer], T],
+        dropped_messages: int = 0,
     ) -> None:
         self._generation: _C.Generation | None = generation
+        self._dropped_messages = dropped_messages
         self._clock = [0.0, 0.0]  # until the first token, in all
         self._usage = self._measure(generation)
         self._pieces = _pieces(generation, text, make_piece, self._clock)
@@ -73,6 +79,7 @@ class Stream(Generic[T], Iterator[T]):
             finish_reason=generation.finish_reason or reason,
             prompt_seconds=self._clock[0],
             seconds=self._clock[1],
+            dropped_messages=self._dropped_messages,
         )
 
     def __iter__(self) -> Stream[T]:
@@ -100,7 +107,7 @@ class Stream(Generic[T], Iterator[T]):
 def _pieces(
     generation: _C.Generation,
     text: _C.TextStreamer,
-    make_piece: Callable[[str, list[int], str], T],
+    make_piece: Callable[[str, list[int], _C.TextStreamer], T],
     clock: list[float],
 ) -> Generator[T, None, None]:
     pending: list[int] = []
@@ -115,9 +122,9 @@ def _pieces(
             continue
         pending.append(token)
         content = text.put(token)
-        if content or text.reasoning:
-            yield make_piece(content, pending, text.reasoning)
+        if content or text.reasoning or text.new_tool_calls:
+            yield make_piece(content, pending, text)
             pending = []
     content = text.finish()
-    if content or text.reasoning or pending:
-        yield make_piece(content, pending, text.reasoning)
+    if content or text.reasoning or text.new_tool_calls or pending:
+        yield make_piece(content, pending, text)
