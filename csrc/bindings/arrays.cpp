@@ -10,6 +10,7 @@
 #include "bindings/bindings.h"
 #include "chatglm/error.h"
 #include "core/half.h"
+#include "core/processors.h"
 #include "core/thread_pool.h"
 #include "format/gguf.h"
 #include "format/quantize.h"
@@ -194,7 +195,8 @@ void bind_arrays(py::module_& m) {
         "What a GGUF file holds: {'metadata', 'array_lengths', 'tensors', 'file_size'}. Arrays are cut to\n"
         "`max_array` elements. A tensor's `used_as` is the type that the engine computes with, None when it\n"
         "cannot; another one than `type` is made at load and takes `n_bytes_used`.");
-    m.def("default_thread_count", &default_thread_count, "Physical cores that this process may use.");
+    m.def("default_thread_count", &default_thread_count,
+          "Physical cores of the fast kind that this process may use.");
 }
 
 }  // namespace chatglm::bindings
