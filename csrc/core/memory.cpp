@@ -1,6 +1,7 @@
 #include "core/memory.h"
 
 #include <algorithm>
+#include <cstdio>
 
 #include "core/control_group.h"
 
@@ -59,6 +60,14 @@ MemoryState linux_memory_state(const std::string& root) {
     return state;
 }
 
+std::string memory_text(int64_t bytes) {
+    const bool large = bytes >= 100'000'000;
+    char text[32];
+    std::snprintf(text, sizeof text, "%.1f %s", static_cast<double>(bytes) / (large ? 1e9 : 1e6),
+                  large ? "GB" : "MB");
+    return text;
+}
+
 #if defined(_WIN32)
 
 MemoryState memory_state() {
@@ -88,8 +97,10 @@ MemoryState memory_state() {
     if (host_page_size(host, &page) == KERN_SUCCESS &&
         host_statistics64(host, HOST_VM_INFO64, reinterpret_cast<host_info64_t>(&pages), &count) ==
             KERN_SUCCESS) {
-        // What was not used for a while gives way first, as the pages of files do.
-        state.available = (int64_t{pages.free_count} + pages.inactive_count) * static_cast<int64_t>(page);
+        // Speculative pages are counted among the free ones and among those of files.
+        const int64_t free = int64_t{pages.free_count} - pages.speculative_count;
+        state.available =
+            (free + pages.external_page_count + pages.purgeable_count) * static_cast<int64_t>(page);
     }
     mach_port_deallocate(mach_task_self(), host);
     return state;

@@ -25,4 +25,7 @@ MemoryState linux_memory_state(const std::string& root);
 // Memory of this process that is in RAM now, the pages of mapped files included; 0 when unknown.
 int64_t resident_memory();
 
+// For sentences: "58.7 MB", "3.5 GB".
+std::string memory_text(int64_t bytes);
+
 }  // namespace chatglm
