@@ -67,6 +67,7 @@ struct Pipeline::Shared {
           model(file, *backend),
           loras(choose_loras(options.loras, model.config(), *backend)),
           cache(*backend, model.kv_layout(kv)) {
+        if (memory.empty()) read_ahead();
         const int vocab = model.config().vocab_size;
         for (const auto* ids : {&tokenizer->prefix_ids(), &tokenizer->suffix_ids(), &tokenizer->eos_ids()}) {
             for (const int32_t id : *ids) {
@@ -75,6 +76,14 @@ struct Pipeline::Shared {
                                   ", but its embedding has " + std::to_string(vocab) +
                                   " rows. Convert the checkpoint again.");
             }
+        }
+    }
+
+    // For a file that is not in memory yet; where it does not fit, reading ahead would push out what is
+    // needed first.
+    void read_ahead() const {
+        for (const GgufTensor& tensor : file.tensors()) {
+            if (tensor.supported) file.will_need(tensor.data);
         }
     }
 
