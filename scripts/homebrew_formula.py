@@ -21,9 +21,9 @@ from typing import NamedTuple
 TEMPLATE = Path(__file__).resolve().parent.parent / "packaging" / "homebrew" / "chatglm-cpp.rb.in"
 EXTRAS = ("convert", "cli")
 
-# numpy is a formula of its own. hf-xet makes some downloads faster and wants a Rust compiler; without it
-# huggingface_hub downloads over plain HTTPS.
-LEFT_OUT = ("numpy", "hf-xet", "chatglm-cpp")
+# numpy and certifi are formulas of their own. hf-xet makes some downloads faster and wants a Rust compiler;
+# without it huggingface_hub downloads over plain HTTPS.
+LEFT_OUT = ("numpy", "certifi", "hf-xet", "chatglm-cpp")
 
 
 class Source(NamedTuple):
@@ -42,26 +42,27 @@ def source_of(name: str, path: Path) -> Source:
     return Source(name, path.name, hashlib.sha256(path.read_bytes()).hexdigest())
 
 
-def required_packages(sdist: Path) -> list[str]:
-    """name==version of everything that the package and EXTRAS need."""
+def required_packages(sdist: Path) -> dict[str, str]:
+    """Names and versions of everything that the package and EXTRAS need."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         requirement = f"{sdist.resolve()}[{','.join(EXTRAS)}]"
         run_pip("install", "--dry-run", "--ignore-installed", "--report", report, requirement)
         metadata = [entry["metadata"] for entry in json.loads(report.read_text("utf-8"))["install"]]
     names = {normalized(package["name"]): package["version"] for package in metadata}
-    return [f"{name}=={version}" for name, version in sorted(names.items()) if name not in LEFT_OUT]
+    return {name: version for name, version in sorted(names.items()) if name not in LEFT_OUT}
 
 
 def normalized(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def download(package: str) -> Source:
+def download(name: str, version: str) -> Source:
+    """The source of that version; of the one before it where it was released without."""
     with tempfile.TemporaryDirectory() as folder:
-        run_pip("download", "--no-deps", "--no-binary", ":all:", "--dest", folder, package)
+        run_pip("download", "--no-deps", "--no-binary", name, "--dest", folder, f"{name}<={version}")
         (path,) = Path(folder).iterdir()
-        return source_of(package.partition("==")[0], path)
+        return source_of(name, path)
 
 
 def run_pip(*arguments: object) -> None:
@@ -103,7 +104,7 @@ def main() -> None:
         check_sdist(args.sdist)
     except (ValueError, OSError, tarfile.TarError) as error:
         sys.exit(f"error: {error}")
-    resources = [download(package) for package in required_packages(args.sdist)]
+    resources = [download(name, version) for name, version in required_packages(args.sdist).items()]
     text = formula(source_of("chatglm-cpp", args.sdist), resources, args.homepage)
     args.output.write_text(text, "utf-8")
 
