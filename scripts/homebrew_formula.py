@@ -27,30 +27,40 @@ LEFT_OUT = ("numpy", "certifi", "hf-xet", "chatglm-cpp")
 
 
 class Source(NamedTuple):
-    """A source distribution of a package."""
+    """What one package is installed from."""
 
     name: str
-    file: str
+    file: str  # a source distribution, or a wheel for every system
     sha256: str
 
     @property
     def url(self) -> str:
-        return f"https://files.pythonhosted.org/packages/source/{self.name[0]}/{self.name}/{self.file}"
+        kind = self.file.split("-")[-3] if self.file.endswith(".whl") else "source"
+        return f"https://files.pythonhosted.org/packages/{kind}/{self.name[0]}/{self.name}/{self.file}"
 
 
 def source_of(name: str, path: Path) -> Source:
     return Source(name, path.name, hashlib.sha256(path.read_bytes()).hexdigest())
 
 
-def required_packages(sdist: Path) -> dict[str, str]:
-    """Names and versions of everything that the package and EXTRAS need."""
+def required_packages(sdist: Path) -> list[Source]:
+    """Everything that the package and EXTRAS need: wheels where one fits every system, else sources."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         requirement = f"{sdist.resolve()}[{','.join(EXTRAS)}]"
         run_pip("install", "--dry-run", "--ignore-installed", "--report", report, requirement)
-        metadata = [entry["metadata"] for entry in json.loads(report.read_text("utf-8"))["install"]]
-    names = {normalized(package["name"]): package["version"] for package in metadata}
-    return {name: version for name, version in sorted(names.items()) if name not in LEFT_OUT}
+        entries = json.loads(report.read_text("utf-8"))["install"]
+    sources = []
+    for entry in entries:
+        name, version = normalized(entry["metadata"]["name"]), entry["metadata"]["version"]
+        file = entry["download_info"]["url"].rpartition("/")[2]
+        if name in LEFT_OUT:
+            continue
+        if file.endswith("-none-any.whl"):
+            sources.append(Source(name, file, entry["download_info"]["archive_info"]["hashes"]["sha256"]))
+        else:
+            sources.append(download(name, version))
+    return sorted(sources)
 
 
 def normalized(name: str) -> str:
@@ -58,9 +68,8 @@ def normalized(name: str) -> str:
 
 
 def download(name: str, version: str) -> Source:
-    """The source of that version; of the one before it where it was released without."""
     with tempfile.TemporaryDirectory() as folder:
-        run_pip("download", "--no-deps", "--no-binary", name, "--dest", folder, f"{name}<={version}")
+        run_pip("download", "--no-deps", "--no-binary", name, "--dest", folder, f"{name}=={version}")
         (path,) = Path(folder).iterdir()
         return source_of(name, path)
 
@@ -104,8 +113,7 @@ def main() -> None:
         check_sdist(args.sdist)
     except (ValueError, OSError, tarfile.TarError) as error:
         sys.exit(f"error: {error}")
-    resources = [download(name, version) for name, version in required_packages(args.sdist).items()]
-    text = formula(source_of("chatglm-cpp", args.sdist), resources, args.homepage)
+    text = formula(source_of("chatglm-cpp", args.sdist), required_packages(args.sdist), args.homepage)
     args.output.write_text(text, "utf-8")
 
 

@@ -102,14 +102,18 @@ def write_sdist(path: Path) -> Path:
 def test_the_formula_names_the_release_and_what_it_installs(homebrew: ModuleType, tmp_path: Path) -> None:
     sdist = write_sdist(tmp_path / "chatglm_cpp-1.2.3.tar.gz")
     homebrew.check_sdist(sdist)
-    resource = homebrew.Source("tqdm", "tqdm-4.70.1.tar.gz", "0" * 64)
+    resources = [
+        homebrew.Source("pyyaml", "pyyaml-6.0.4.tar.gz", "0" * 64),
+        homebrew.Source("tqdm", "tqdm-4.70.1-py3-none-any.whl", "1" * 64),
+    ]
     source = homebrew.source_of("chatglm-cpp", sdist)
-    text = homebrew.formula(source, [resource], "https://example.org/chatglm_cpp")
+    text = homebrew.formula(source, resources, "https://example.org/chatglm_cpp")
     assert "@HOMEPAGE@" not in text and "@URL@" not in text and "@SHA256@" not in text
     assert "@RESOURCES@" not in text and 'homepage "https://example.org/chatglm_cpp"' in text
     assert "/packages/source/c/chatglm-cpp/chatglm_cpp-1.2.3.tar.gz" in text
     assert hashlib.sha256(sdist.read_bytes()).hexdigest() in text
-    assert 'resource "tqdm" do' in text and "/packages/source/t/tqdm/tqdm-4.70.1.tar.gz" in text
+    assert 'resource "pyyaml" do' in text and "/packages/source/p/pyyaml/pyyaml-6.0.4.tar.gz" in text
+    assert 'resource "tqdm" do' in text and "/packages/py3/t/tqdm/tqdm-4.70.1-py3-none-any.whl" in text
     if ruby := shutil.which("ruby"):
         (tmp_path / "chatglm-cpp.rb").write_text(text, "utf-8")
         command = [ruby, "-Eutf-8", "-c", "-w", tmp_path / "chatglm-cpp.rb"]
