@@ -51,9 +51,10 @@ class Pipeline:
         dtype: type of the matrices when something is converted: f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0.
             By default q4_0 for a checkpoint, and the types that an older file has.
         kv_dtype: type of the cache of keys and values, "f16" or "f32".
-        n_threads: threads to compute with, 0 for one per physical core. `num_threads` is the same.
+        n_threads: threads to compute with, 0 for one per fast physical core. `num_threads` is the same.
         lora: a LoRA adapter (GGUF) to use, several of them, or {path: scale}; see set_lora.
         prefill_chunk: tokens of a prompt computed at once; less means less memory and a faster Ctrl-C.
+        expected_length: tokens of prompt and reply together that `notes` considers the memory for.
         verbose: show downloads and conversions on stderr; by default when stderr is a terminal.
 
     Raises:
@@ -72,6 +73,7 @@ class Pipeline:
         n_threads: int = 0,
         lora: LoraLike = None,
         prefill_chunk: int = 512,
+        expected_length: int = 2048,
         num_threads: int | None = None,
         verbose: bool | None = None,
     ) -> None:
@@ -80,11 +82,17 @@ class Pipeline:
         n_threads = as_int("n_threads", n_threads)
         kv_dtype = check_text(kv_dtype, "kv_dtype")
         prefill_chunk = as_int("prefill_chunk", prefill_chunk)
+        expected_length = as_int("expected_length", expected_length)
         loras = to_loras(lora)
 
         def load(file: str) -> _C.Pipeline:
             return _C.Pipeline(
-                file, n_threads=n_threads, kv_dtype=kv_dtype, prefill_chunk=prefill_chunk, loras=loras
+                file,
+                n_threads=n_threads,
+                kv_dtype=kv_dtype,
+                prefill_chunk=prefill_chunk,
+                expected_length=expected_length,
+                loras=loras,
             )
 
         found = find_model(path, dtype, verbose)
@@ -128,8 +136,9 @@ class Pipeline:
 
     @property
     def notes(self) -> list[str]:
-        """Sentences about how the file was loaded, for example that its matrices were repacked because the
-        engine does not compute with their type. Usually empty."""
+        """Sentences about how the file was loaded: for example that its matrices were repacked because the
+        engine does not compute with their type, or that less memory was free than the model and
+        `expected_length` tokens need. Usually empty."""
         return self._engine.notes
 
     def set_lora(self, lora: LoraLike) -> None:

@@ -270,17 +270,19 @@ void bind_pipeline(py::module_& m) {
 
     py::class_<Pipeline>(m, "Pipeline", "A model file, ready to answer.")
         .def(py::init([](const std::string& path, int n_threads, const std::string& kv_dtype,
-                         int prefill_chunk, const std::vector<std::pair<std::string, float>>& loras) {
+                         int prefill_chunk, int expected_length,
+                         const std::vector<std::pair<std::string, float>>& loras) {
                  PipelineOptions options;
                  options.n_threads = n_threads;
                  options.kv_dtype = kv_dtype;
                  options.prefill_chunk = prefill_chunk;
+                 options.expected_length = expected_length;
                  options.loras = to_loras(loras);
                  return std::make_unique<Pipeline>(path, options);
              }),
              py::arg("path"), py::kw_only(), py::arg("n_threads") = 0, py::arg("kv_dtype") = "f16",
-             py::arg("prefill_chunk") = 512, py::arg("loras") = std::vector<std::pair<std::string, float>>(),
-             release_gil())
+             py::arg("prefill_chunk") = 512, py::arg("expected_length") = 2048,
+             py::arg("loras") = std::vector<std::pair<std::string, float>>(), release_gil())
         .def(
             "set_loras",
             [](Pipeline& p, const std::vector<std::pair<std::string, float>>& loras) {
