@@ -2,6 +2,7 @@
 #include <string>
 #include <string_view>
 
+#include "backend/cpu/kernels/arm_features.h"
 #include "backend/cpu/kernels/kernels.h"
 #include "chatglm/error.h"
 
@@ -81,7 +82,7 @@ bool has_avx512vnni() {
 #endif
 
 struct Runnable {
-    const Kernels* tables[3];
+    const Kernels* tables[6];
     int count = 0;
 
     Runnable() : tables{} {
@@ -89,6 +90,9 @@ struct Runnable {
             tables[count++] = avx512;
         }
         if (const Kernels* avx2 = avx2_kernels(); avx2 && has_avx2()) tables[count++] = avx2;
+        if (const Kernels* i8mm = i8mm_kernels(); i8mm && has_i8mm()) tables[count++] = i8mm;
+        if (const Kernels* dotprod = dotprod_kernels(); dotprod && has_dotprod()) tables[count++] = dotprod;
+        if (const Kernels* neon = neon_kernels()) tables[count++] = neon;  // in every 64-bit ARM processor
         tables[count++] = generic_kernels();
     }
 };
