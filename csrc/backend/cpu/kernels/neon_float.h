@@ -54,22 +54,29 @@ struct Bf16 {
 template <class T, int W, int X>
 CHATGLM_INLINE void dot_tile(const uint8_t* w, int64_t w_stride, const float* const x[X], int64_t n,
                              Floats acc[X][W], uintptr_t ahead = 0) {
+    CHATGLM_UNROLL
     for (int i = 0; i < X; ++i) {
+        CHATGLM_UNROLL
         for (int k = 0; k < W; ++k) acc[i][k] = zeros();
     }
     int64_t c = 0;
     for (; c + 8 <= n; c += 8) {
         if (ahead != 0) prefetch(ahead + static_cast<uintptr_t>(c * W * T::kBytes), 8 * W * T::kBytes);
         Floats v[X];
+        CHATGLM_UNROLL
         for (int i = 0; i < X; ++i) v[i] = load(x[i] + c);
+        CHATGLM_UNROLL
         for (int k = 0; k < W; ++k) {
             const Floats weight = T::load(w + k * w_stride + c * T::kBytes);
+            CHATGLM_UNROLL
             for (int i = 0; i < X; ++i) acc[i][k] = fma(acc[i][k], weight, v[i]);
         }
     }
     if (c < n) {
+        CHATGLM_UNROLL
         for (int k = 0; k < W; ++k) {
             const Floats weight = T::load_first(w + k * w_stride + c * T::kBytes, n - c);
+            CHATGLM_UNROLL
             for (int i = 0; i < X; ++i) acc[i][k] = fma(acc[i][k], weight, load_tail(x[i] + c, n - c));
         }
     }
@@ -84,6 +91,7 @@ void float_tiles(const MatmulArgs& args, int64_t row, int64_t column, int64_t be
     const int64_t n_columns = args.n_cols - column < kColumns ? args.n_cols - column : kColumns;
     const uint8_t* weight = static_cast<const uint8_t*>(args.weight) + column * T::kBytes;
     const float* x[X];
+    CHATGLM_UNROLL
     for (int i = 0; i < X; ++i) x[i] = args.x + (row + i) * args.n_cols + column;
     int64_t n = begin;
     for (; n + kDotRows <= end; n += kDotRows) {
@@ -95,6 +103,7 @@ void float_tiles(const MatmulArgs& args, int64_t row, int64_t column, int64_t be
                                           static_cast<uintptr_t>(kDotRows * column * T::kBytes)
                                     : 0;
         dot_tile<T, kDotRows, X>(w, args.weight_stride, x, n_columns, acc, ahead);
+        CHATGLM_UNROLL
         for (int i = 0; i < X; ++i) {
             float* y = args.y + (row + i) * args.y_stride + n;
             const float32x4_t sums = sum_lanes(acc[i][0], acc[i][1], acc[i][2], acc[i][3]);
@@ -104,6 +113,7 @@ void float_tiles(const MatmulArgs& args, int64_t row, int64_t column, int64_t be
     for (; n < end; ++n) {
         Floats acc[X][1];
         dot_tile<T, 1, X>(weight + n * args.weight_stride, args.weight_stride, x, n_columns, acc);
+        CHATGLM_UNROLL
         for (int i = 0; i < X; ++i) {
             float& y = args.y[(row + i) * args.y_stride + n];
             y = column == 0 ? sum_lanes(acc[i][0]) : y + sum_lanes(acc[i][0]);
@@ -149,12 +159,14 @@ void score(const AttentionTile& tile, const float* const* q, int n, float (*p)[k
     for (; j < n && j + kDotRows <= tile.n_positions; j += kDotRows) {
         Floats acc[X][kDotRows];
         dot_tile<T, kDotRows, X>(k + j * stride, stride, q, tile.head_dim, acc);
+        CHATGLM_UNROLL
         for (int i = 0; i < X; ++i)
             vst1q_f32(p[i] + j, sum_lanes(acc[i][0], acc[i][1], acc[i][2], acc[i][3]));
     }
     for (; j < n; ++j) {
         Floats acc[X][1];
         dot_tile<T, 1, X>(k + j * stride, stride, q, tile.head_dim, acc);
+        CHATGLM_UNROLL
         for (int i = 0; i < X; ++i) p[i][j] = sum_lanes(acc[i][0]);
     }
 }
@@ -190,16 +202,22 @@ CHATGLM_INLINE void weigh_columns(const uint8_t* v, int64_t stride, int begin, i
                                   const float* const p[X], const float factor[X], float* const acc[X],
                                   int64_t c) {
     Floats sum[X][N];
+    CHATGLM_UNROLL
     for (int i = 0; i < X; ++i) {
+        CHATGLM_UNROLL
         for (int k = 0; k < N; ++k) sum[i][k] = multiply(load(acc[i] + c + 8 * k), factor[i]);
     }
     for (int j = begin; j < end; ++j) {
+        CHATGLM_UNROLL
         for (int k = 0; k < N; ++k) {
             const Floats value = T::load(v + j * stride + (c + 8 * k) * T::kBytes);
+            CHATGLM_UNROLL
             for (int i = 0; i < X; ++i) sum[i][k] = fma(sum[i][k], value, p[i][j]);
         }
     }
+    CHATGLM_UNROLL
     for (int i = 0; i < X; ++i) {
+        CHATGLM_UNROLL
         for (int k = 0; k < N; ++k) store(acc[i] + c + 8 * k, sum[i][k]);
     }
 }
@@ -216,6 +234,7 @@ void weigh(const AttentionTile& tile, int begin, int end, const float* const p[X
     for (; c + 8 <= tile.head_dim; c += 8) weigh_columns<T, X, 1>(v, stride, begin, end, p, factor, acc, c);
     const int64_t rest = tile.head_dim - c;
     if (rest == 0) return;
+    CHATGLM_UNROLL
     for (int i = 0; i < X; ++i) {
         Floats sum = multiply(load_tail(acc[i] + c, rest), factor[i]);
         for (int j = begin; j < end; ++j) {
@@ -238,12 +257,14 @@ void attend_queries(const AttentionTile& tile, int first) {
     score<T, X>(tile, tile.q + first, longest, p);
     float factor[X];
     const float* weights[X];
+    CHATGLM_UNROLL
     for (int i = 0; i < X; ++i) {
         factor[i] =
             n[i] > 0 ? softmax_step(p[i], n[i], tile.scale, tile.m[first + i], tile.l[first + i]) : 1.0f;
         weights[i] = p[i];
     }
     if (common > 0) weigh<T, X>(tile, 0, common, weights, factor, tile.acc + first);
+    CHATGLM_UNROLL
     for (int i = 0; i < X; ++i) {
         if (n[i] <= common) continue;
         const float rest = common > 0 ? 1.0f : factor[i];

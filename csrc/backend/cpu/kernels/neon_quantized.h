@@ -123,6 +123,7 @@ CHATGLM_INLINE void stream_group(const MatmulArgs& args, RowPointers p, int64_t 
     const float* dx = args.xq.d + row * n_blocks;
     const float* sx = args.xq.s + row * n_blocks;
     const uintptr_t ahead = prefetch_start(p.first, kGroup * p.stride);
+    CHATGLM_UNROLL
     for (int r = 0; r < R; ++r) acc[r] = vdupq_n_f32(0.0f);
     for (int64_t b = 0; b < n_blocks; ++b) {
         prefetch(ahead + static_cast<uintptr_t>(b * kGroup * Q::kBytes), kGroup * Q::kBytes);
@@ -130,7 +131,9 @@ CHATGLM_INLINE void stream_group(const MatmulArgs& args, RowPointers p, int64_t 
         const float32x4_t d = load_halves(p, at);
         const float32x4_t m = Q::kHasMin ? load_halves(p, at + 2) : d;
         int8x16_t w[kGroup][2];
+        CHATGLM_UNROLL
         for (int i = 0; i < kGroup; ++i) Q::unpack(p[i] + at, w[i]);
+        CHATGLM_UNROLL
         for (int r = 0; r < R; ++r) {
             const int8_t* v = x + r * args.n_cols + b * kBlockSize;
             const int8x16_t block[2] = {vld1q_s8(v), vld1q_s8(v + 16)};
@@ -149,10 +152,12 @@ CHATGLM_NOINLINE void stream(const MatmulArgs& args, int64_t begin, int64_t end,
     int64_t n = begin;
     for (; n + kGroup <= end; n += kGroup) {
         stream_group<L, Q, R>(args, {weight + n * args.weight_stride, args.weight_stride}, row, acc);
+        CHATGLM_UNROLL
         for (int r = 0; r < R; ++r) vst1q_f32(y + r * args.y_stride + n, acc[r]);
     }
     for (; n < end; ++n) {
         stream_group<L, Q, R>(args, {weight + n * args.weight_stride, 0}, row, acc);
+        CHATGLM_UNROLL
         for (int r = 0; r < R; ++r) y[r * args.y_stride + n] = vgetq_lane_f32(acc[r], 0);
     }
 }
@@ -179,6 +184,7 @@ struct Packed {
 template <class L, class Q>
 CHATGLM_INLINE void pack_group(RowPointers p, int64_t at, Packed& out) {
     int8x16_t w[kGroup][2];
+    CHATGLM_UNROLL
     for (int i = 0; i < kGroup; ++i) {
         Q::unpack(p[i] + at, w[i]);
         if constexpr (Q::kOffset != 0) {
@@ -199,24 +205,31 @@ void tile(const MatmulArgs& args, const Packed (*groups)[kChunk], int64_t block,
     const float* sx = args.xq.s + row * n_blocks + block;
     float* y = args.y + row * args.y_stride + n;
     float32x4_t acc[G][R];
+    CHATGLM_UNROLL
     for (int g = 0; g < G; ++g) {
+        CHATGLM_UNROLL
         for (int r = 0; r < R; ++r) {
             acc[g][r] = block == 0 ? vdupq_n_f32(0.0f) : vld1q_f32(y + r * args.y_stride + g * kGroup);
         }
     }
     for (int b = 0; b < n_chunk; ++b) {
         const int8x16_t* q[G];
+        CHATGLM_UNROLL
         for (int g = 0; g < G; ++g) q[g] = groups[g][b].q;
         int32x4_t dot[G][R];
         L::template dot_tile<Q, G, R>(q, x + b * kBlockSize, args.n_cols, dot);
+        CHATGLM_UNROLL
         for (int g = 0; g < G; ++g) {
+            CHATGLM_UNROLL
             for (int r = 0; r < R; ++r) {
                 acc[g][r] = add_block<Q>(acc[g][r], dot[g][r], groups[g][b].d, groups[g][b].m,
                                          dx[r * n_blocks + b], sx[r * n_blocks + b]);
             }
         }
     }
+    CHATGLM_UNROLL
     for (int g = 0; g < G; ++g) {
+        CHATGLM_UNROLL
         for (int r = 0; r < R; ++r) vst1q_f32(y + r * args.y_stride + g * kGroup, acc[g][r]);
     }
 }
@@ -231,6 +244,7 @@ void tile_groups(const MatmulArgs& args, int64_t block, int n_chunk, int64_t n, 
         prefetch_start(first, G * kGroup * args.weight_stride) + static_cast<uintptr_t>(block * piece);
     for (int b = 0; b < n_chunk; ++b) {
         if (stream) prefetch(ahead + static_cast<uintptr_t>(b * piece), piece);
+        CHATGLM_UNROLL
         for (int g = 0; g < G; ++g) {
             const RowPointers p{first + g * kGroup * args.weight_stride, args.weight_stride};
             pack_group<L, Q>(p, (block + b) * Q::kBytes, groups[g][b]);
@@ -261,7 +275,7 @@ void tile_range(const MatmulArgs& args, int64_t block, int64_t begin, int64_t en
     for (; n + kTileGroups * kGroup <= end; n += kTileGroups * kGroup) {
         tile_groups<L, Q, kTileGroups>(args, block, n_chunk, n, stream);
     }
-    if (n < end) tile_groups<L, Q, 1>(args, block, n_chunk, n, stream);
+    for (; n < end; n += kGroup) tile_groups<L, Q, 1>(args, block, n_chunk, n, stream);
 }
 
 constexpr int64_t kResident = 1 << 18;  // bytes of x that stay in the second-level cache

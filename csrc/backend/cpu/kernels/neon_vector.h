@@ -13,9 +13,17 @@
 #include <intrin.h>
 #define CHATGLM_INLINE static __forceinline
 #define CHATGLM_NOINLINE __declspec(noinline)
+#define CHATGLM_UNROLL
 #else
 #define CHATGLM_INLINE static inline __attribute__((always_inline))
 #define CHATGLM_NOINLINE __attribute__((noinline))
+// For loops over an array of sums: GCC unrolls them too late to see that the array can stay in registers, and
+// stores it in every round of the loop around them.
+#if defined(__clang__)
+#define CHATGLM_UNROLL _Pragma("unroll")
+#else
+#define CHATGLM_UNROLL _Pragma("GCC unroll 8")
+#endif
 #endif
 
 namespace chatglm::cpu {
