@@ -12,6 +12,9 @@ namespace {
 
 // SMMLA multiplies eight bytes of two rows by eight bytes of two others: four sums, twice the products of an
 // SDOT. Packed vector 2j + p holds elements 8j .. 8j+7 of rows 2p and 2p + 1 of W; x is paired as it is read.
+// A block of a tile of 8 rows of W and 4 of x is 1024 products: 32 SMMLA, which is the ideal, and 80 other
+// instructions. 24 turn 8 vectors of sums into floats and scale them, 24 load 320 bytes of W, 128 of x and
+// the scales, 8 pair x, 8 clear sums, 8 put them in the order of y, 8 are addresses and the loop.
 struct Smmla {
     static constexpr int kStreamRows = 1;  // pairs of rows of x need pairs of rows of W
 

@@ -115,7 +115,9 @@ CHATGLM_INLINE float32x4_t add_block(float32x4_t acc, int32x4_t dot, float32x4_t
 //     dot_tile<Q, G, R>(q, x, x_stride, dot): dot[g][r] of G packed groups and R rows of x.
 
 // Up to kStreamRows rows of x: the weights are unpacked in registers and used at once, R times. acc[r] are
-// four neighbours of y in row `row` + r.
+// four neighbours of y in row `row` + r. With SDOT and one row of x, a block of four rows of q4_0 is 72 bytes
+// and 52 instructions: 6 load bytes of W and x, 8 unpack, 10 multiply, 3 add up, 7 gather and widen the
+// scales, 4 scale; the rest are moves, addresses and prefetches. Of q8_0, 136 bytes and 46 instructions.
 template <class L, class Q, int R>
 CHATGLM_INLINE void stream_group(const MatmulArgs& args, RowPointers p, int64_t row, float32x4_t acc[R]) {
     const int64_t n_blocks = args.n_cols / kBlockSize;
