@@ -18,7 +18,7 @@ uint64_t multiply_int8(int64_t rounds) {
         const int8_t* x = numbers.round(round);
         for (int i = 0; i < kSums; ++i) sums[i] = vdotq_s32(sums[i], weight, vld1q_s8(x + 16 * i));
     }
-    return combine(sums, kSums);
+    return combine_integers(sums, kSums);
 }
 
 constexpr Ceilings::Products kInt8[] = {{1, kSums * 16, multiply_int8}};

@@ -31,7 +31,7 @@ uint64_t multiply_int8(int64_t rounds) {
             sums[i] = vpadalq_s16(sums[i], pairs);
         }
     }
-    return combine(sums, kWide);
+    return combine_integers(sums, kWide);
 }
 
 constexpr Ceilings::Products kInt8[] = {{1, kWide * 1 * 16, multiply_int8<1>},

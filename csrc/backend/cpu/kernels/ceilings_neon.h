@@ -82,7 +82,7 @@ inline uint64_t multiply_f32(int64_t rounds) {
     return combine(bits, kSums);
 }
 
-inline uint64_t combine(const int32x4_t* sums, int count) {
+inline uint64_t combine_integers(const int32x4_t* sums, int count) {
     int32x4_t all = sums[0];
     for (int i = 1; i < count; ++i) all = veorq_s32(all, sums[i]);
     const uint64x2_t bits = vreinterpretq_u64_s32(all);
