@@ -60,7 +60,7 @@ struct AttentionTile {
 inline constexpr int kMaxTile = 64;
 
 struct Kernels {
-    const char* name;  // "generic", "avx2", "avx512vnni"
+    const char* name;  // "generic", "avx2", "avx512vnni", "neon", "dotprod", "i8mm"
 
     // By weight type.
     using Matmul = void (*)(const MatmulArgs&);
@@ -121,6 +121,9 @@ struct Kernels {
 const Kernels* generic_kernels();
 const Kernels* avx2_kernels();
 const Kernels* avx512vnni_kernels();
+const Kernels* neon_kernels();
+const Kernels* dotprod_kernels();
+const Kernels* i8mm_kernels();
 
 // The tables this machine can run, best first; "generic" is always last.
 const Kernels* const* runnable_kernels(int* count);
