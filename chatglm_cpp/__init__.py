@@ -27,15 +27,16 @@ from ._C import (
     ToolCallMessage,
     __version__,
 )
-from .messages import DeltaMessage
+from .messages import DeltaMessage, TokenLogprob
 from .model_config import ModelConfig
 from .pipeline import Pipeline
-from .stream import Stream, Usage
+from .stream import Completion, Stream, Usage
 from .tokenizer import Tokenizer
 
 __all__ = [
     "ChatMessage",
     "CodeMessage",
+    "Completion",
     "ContextLengthError",
     "DeltaMessage",
     "Error",
@@ -46,6 +47,7 @@ __all__ = [
     "ModelConfig",
     "Pipeline",
     "Stream",
+    "TokenLogprob",
     "Tokenizer",
     "ToolCallMessage",
     "Usage",

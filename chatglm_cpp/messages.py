@@ -19,6 +19,17 @@ _TOOL_CALL_KEYS = {"id", "type", "function", "code"}
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token of a reply and how likely the model found it: the natural logarithm of its probability, before
+    temperature and all other settings. `top` are the likeliest tokens at that place as (id, logprob), best
+    first: as many as the option `logprobs` says."""
+
+    token_id: int
+    logprob: float
+    top: list[tuple[int, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
 class DeltaMessage:
     """A piece of a reply as it comes.
 
@@ -28,12 +39,19 @@ class DeltaMessage:
     What a reasoning model thinks comes first, as pieces of `reasoning_content` without `content`; the pieces
     of the answer come after them. Only a token that holds the end of the one and the beginning of the other
     makes a piece with both.
+
+    With the option `logprobs` there is a TokenLogprob for each of the `token_ids`. The calls of tools that
+    became complete come in `tool_calls`. `verbatim` says that the reply is what the pieces say, and not what
+    its tokens would become: it has a given format, or one of the texts `stop` has ended it.
     """
 
     role: str
     content: str
     token_ids: list[int] = field(default_factory=list)
     reasoning_content: str = ""
+    logprobs: list[TokenLogprob] | None = None
+    tool_calls: list[ToolCallMessage] = field(default_factory=list)
+    verbatim: bool = False
 
 
 def to_messages(conversation: Conversation) -> list[ChatMessage]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,8 @@ from .messages import Conversation, DeltaMessage, check_text, to_token_ids
 from .model_config import Model, ModelConfig, make_config
 from .model_file import engine_path, find_model, remove_damaged
 from .options import GenerationOptions, as_int, make_generation_config
-from .stream import Stream
+from .stream import Completion, Piece, Stream
+from .structured import Constraint, Formats
 from .tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -169,6 +171,20 @@ class Pipeline:
         stream: bool = False,
         seed: int = -1,
         num_threads: int = 0,
+        min_p: float = 0.0,
+        typical_p: float = 1.0,
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
+        penalty_last_n: int = -1,
+        logit_bias: Mapping[int, float] | None = None,
+        stop: str | Iterable[str] | None = None,
+        stop_token_ids: Iterable[int] = (),
+        ignore_eos: bool = False,
+        min_new_tokens: int = 0,
+        logprobs: bool | int = False,
+        response_format: Mapping[str, Any] | None = None,
+        regex: str | None = None,
+        grammar: str | None = None,
     ) -> ChatMessage | Stream[DeltaMessage]:
         """The assistant's reply to a conversation.
 
@@ -189,13 +205,32 @@ class Pipeline:
             temperature: above 1 flattens the probabilities, below 1 sharpens them, 0 is do_sample=False.
             repetition_penalty: above 1 makes tokens that were there already less likely.
             stream: give an iterator of DeltaMessage instead of the whole reply.
-            seed: same seed, same reply; -1 takes a new one each time.
+            seed: same seed, same reply, whatever else runs; -1 takes a new one each time. Alternative i of
+                several replies is the one with seed + i.
             num_threads: accepted for programs of earlier versions; threads are set when the pipeline is made.
+            min_p: draw among tokens that have at least this share of the likeliest one's probability.
+            typical_p: draw among the most typical tokens that have this probability together, 1 for all.
+            presence_penalty: taken from the logits of tokens that the reply has already.
+            frequency_penalty: the same for each time that the reply has them.
+            penalty_last_n: the three penalties look at so many last tokens, -1 for all.
+            logit_bias: {token id: number to add to its logit}; -inf rules a token out.
+            stop: a text or several; the answer ends before the first one that comes.
+            stop_token_ids: tokens that end the reply, beside those of the model.
+            ignore_eos: never choose a token that ends the reply.
+            min_new_tokens: choose none before the reply has so many tokens.
+            logprobs: note the log-probability of each token; a number asks for that many likeliest tokens too.
+            response_format: {"type": "json_object"}, or {"type": "json_schema", "json_schema": SCHEMA}: the
+                answer is JSON, and follows the schema. Needs `pip install "chatglm-cpp[structured]"`, as the
+                next two do; see docs/structured.md.
+            regex: the answer is a full match of this regular expression.
+            grammar: the answer is a text of this grammar, in Lark's notation or in llama.cpp's GBNF.
 
         Returns:
             The reply, with the calls of tools that it asks for in `tool_calls`, and what a reasoning model
-            thought before its answer in `reasoning_content`; or, with stream=True, an iterator of its pieces:
-            its `usage` counts tokens, and closing or dropping it stops the work.
+            thought before its answer in `reasoning_content`; its `finish_reason` is "stop" or, when the
+            tokens ran out, "length", and `logprobs` has a TokenLogprob for each of its tokens. Or, with
+            stream=True, an iterator of its pieces: its `usage` counts tokens and says the reason, and closing
+            or dropping it stops the work.
 
         Raises:
             ContextLengthError: the prompt leaves no room for a reply.
@@ -205,13 +240,18 @@ class Pipeline:
         self._ignore_num_threads(num_threads)
         config = make_generation_config(
             max_length, max_new_tokens, max_context_length, do_sample, top_k, top_p, temperature,
-            repetition_penalty, seed,
+            repetition_penalty, seed, min_p, typical_p, presence_penalty, frequency_penalty, penalty_last_n,
+            logit_bias, stop, stop_token_ids, ignore_eos, min_new_tokens, logprobs,
         )  # fmt: skip
-        generation = self._engine.start(self.tokenizer.apply_chat_template(messages), config)
-        pieces = Stream(generation, _C.TextStreamer(self._engine.tokenizer), _delta)
-        if stream:
-            return pieces
-        return self.merge_streaming_messages(pieces)
+        ids = self.tokenizer.apply_chat_template(messages)
+        constraint = self._constraint(response_format, regex, grammar)
+        if constraint is not None:
+            ids += self._end_of_thought(ids)
+        generation = self._engine.start(ids, config, constraint)
+        exact = constraint is not None
+        text = _C.TextStreamer(self._engine.tokenizer, stop=config.stop, exact=exact)
+        pieces = Stream(generation, text, _verbatim if exact else _delta)
+        return pieces if stream else _whole(pieces)
 
     @overload
     def generate(
@@ -220,7 +260,7 @@ class Pipeline:
         *,
         stream: Literal[False] = False,
         **options: Unpack[GenerationOptions],
-    ) -> str: ...
+    ) -> Completion: ...
     @overload
     def generate(
         self, prompt: str | Iterable[int], *, stream: Literal[True], **options: Unpack[GenerationOptions]
@@ -240,26 +280,46 @@ class Pipeline:
         stream: bool = False,
         seed: int = -1,
         num_threads: int = 0,
-    ) -> str | Stream[str]:
+        min_p: float = 0.0,
+        typical_p: float = 1.0,
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
+        penalty_last_n: int = -1,
+        logit_bias: Mapping[int, float] | None = None,
+        stop: str | Iterable[str] | None = None,
+        stop_token_ids: Iterable[int] = (),
+        ignore_eos: bool = False,
+        min_new_tokens: int = 0,
+        logprobs: bool | int = False,
+        response_format: Mapping[str, Any] | None = None,
+        regex: str | None = None,
+        grammar: str | None = None,
+    ) -> Completion | Stream[str]:
         """A continuation of `prompt`, for base and code models.
 
             pipeline.generate("def quicksort(", do_sample=False, max_new_tokens=64)
 
         `prompt` is a text, or ids that are taken as they are. Options, errors and streaming as in `chat`, but
-        with pieces of text.
+        with pieces of text. The whole text is a str with `finish_reason` and `logprobs` beside it; a stream
+        has them in its `usage` and `logprobs`.
         """
         self._ignore_num_threads(num_threads)
         config = make_generation_config(
             max_length, max_new_tokens, max_context_length, do_sample, top_k, top_p, temperature,
-            repetition_penalty, seed,
+            repetition_penalty, seed, min_p, typical_p, presence_penalty, frequency_penalty, penalty_last_n,
+            logit_bias, stop, stop_token_ids, ignore_eos, min_new_tokens, logprobs,
         )  # fmt: skip
         if isinstance(prompt, str):
             ids = self.tokenizer.encode(prompt)
         else:
             ids = to_token_ids(prompt, self._engine.config.vocab_size, "prompt")
-        generation = self._engine.start(ids, config)
-        pieces = Stream(generation, _C.TextStreamer(self._engine.tokenizer, plain=True), _text)
-        return pieces if stream else "".join(pieces)
+        constraint = self._constraint(response_format, regex, grammar)
+        generation = self._engine.start(ids, config, constraint)
+        text = _C.TextStreamer(
+            self._engine.tokenizer, plain=True, stop=config.stop, exact=constraint is not None
+        )
+        pieces = Stream(generation, text, _text)
+        return pieces if stream else Completion.of(pieces)
 
     def logits(self, input_ids: Iterable[int]) -> npt.NDArray[np.float32]:
         """What the model expects after each of `input_ids`: float32 (len(input_ids), vocab_size).
@@ -280,7 +340,29 @@ class Pipeline:
 
     def merge_streaming_messages(self, chunks: Iterable[DeltaMessage]) -> ChatMessage:
         """The whole message of a streamed reply, its thought and tool calls apart, from all of its pieces."""
+        chunks = list(chunks)
+        if any(chunk.verbatim for chunk in chunks):
+            return _join(chunks)
         return self.tokenizer.decode_message([i for chunk in chunks for i in chunk.token_ids])
+
+    @cached_property
+    def _formats(self) -> Formats:
+        return Formats(self._engine.tokenizer)
+
+    def _constraint(
+        self, response_format: Mapping[str, Any] | None, regex: str | None, grammar: str | None
+    ) -> Constraint | None:
+        if response_format is None and regex is None and grammar is None:
+            return None
+        return self._formats.constraint(response_format, regex, grammar)
+
+    def _end_of_thought(self, prompt: list[int]) -> list[int]:
+        """A prompt that begins a thought gets its end: in a reply of a given format there is no place for
+        one."""
+        end = self.tokenizer.decode(prompt[-16:], skip_special_tokens=False)
+        if not end.rstrip().endswith("<think>"):
+            return []
+        return self.tokenizer.encode_special("</think>\n")
 
     def _ignore_num_threads(self, num_threads: int) -> None:
         if num_threads not in (0, self.n_threads):
@@ -294,9 +376,32 @@ class Pipeline:
         return f"Pipeline({self._path!r}, kv_dtype={self.kv_dtype!r}, n_threads={self.n_threads})"
 
 
-def _delta(content: str, token_ids: list[int], reasoning_content: str) -> DeltaMessage:
-    return DeltaMessage(ChatMessage.ROLE_ASSISTANT, content, token_ids, reasoning_content)
+def _delta(piece: Piece) -> DeltaMessage:
+    return DeltaMessage(
+        ChatMessage.ROLE_ASSISTANT, piece.content, piece.token_ids, piece.reasoning_content, piece.logprobs,
+        piece.tool_calls, piece.stopped,
+    )  # fmt: skip
 
 
-def _text(content: str, token_ids: list[int], reasoning_content: str) -> str:
-    return content
+def _verbatim(piece: Piece) -> DeltaMessage:
+    return replace(_delta(piece), verbatim=True)
+
+
+def _text(piece: Piece) -> str:
+    return piece.content
+
+
+def _join(chunks: list[DeltaMessage]) -> ChatMessage:
+    return ChatMessage(
+        role=ChatMessage.ROLE_ASSISTANT,
+        content="".join(chunk.content for chunk in chunks),
+        tool_calls=[call for chunk in chunks for call in chunk.tool_calls],
+        reasoning_content="".join(chunk.reasoning_content for chunk in chunks),
+    )
+
+
+def _whole(pieces: Stream[DeltaMessage]) -> ChatMessage:
+    message = _join(list(pieces))
+    message.finish_reason = pieces.usage.finish_reason
+    message.logprobs = pieces.logprobs
+    return message

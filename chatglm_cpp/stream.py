@@ -10,8 +10,21 @@ from types import TracebackType
 from typing import Generic, TypeVar
 
 from . import _C
+from .messages import TokenLogprob
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What became known of a reply with some of its tokens."""
+
+    content: str
+    token_ids: list[int]
+    reasoning_content: str
+    logprobs: list[TokenLogprob] | None
+    tool_calls: list[_C.ToolCallMessage]
+    stopped: bool  # by one of the texts `stop`
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +37,21 @@ class Usage:
     finish_reason: str | None  # "stop", "length", "cancelled", or None while running
     prompt_seconds: float  # until the first token, or until now
     seconds: float  # in all, without the time the caller spent between pieces
+
+
+class Completion(str):
+    """A text, with why it ended ("stop" or "length") and, with the option `logprobs`, how likely its tokens
+    were."""
+
+    finish_reason: str | None
+    logprobs: list[TokenLogprob] | None
+
+    @classmethod
+    def of(cls, pieces: Stream[str]) -> Completion:
+        text = cls("".join(pieces))
+        text.finish_reason = pieces.usage.finish_reason
+        text.logprobs = pieces.logprobs
+        return text
 
 
 class Stream(Generic[T], Iterator[T]):
@@ -39,12 +67,13 @@ class Stream(Generic[T], Iterator[T]):
     """
 
     def __init__(
-        self, generation: _C.Generation, text: _C.TextStreamer, make_piece: Callable[[str, list[int], str], T]
+        self, generation: _C.Generation, text: _C.TextStreamer, make_piece: Callable[[Piece], T]
     ) -> None:
         self._generation: _C.Generation | None = generation
         self._clock = [0.0, 0.0]  # until the first token, in all
         self._usage = self._measure(generation)
-        self._pieces = _pieces(generation, text, make_piece, self._clock)
+        self._logprobs: list[TokenLogprob] = []
+        self._pieces = _pieces(generation, text, make_piece, self._clock, self._logprobs)
 
     @property
     def usage(self) -> Usage:
@@ -52,6 +81,11 @@ class Stream(Generic[T], Iterator[T]):
         if self._generation is not None:
             self._usage = self._measure(self._generation)
         return self._usage
+
+    @property
+    def logprobs(self) -> list[TokenLogprob] | None:
+        """Of the tokens of all pieces so far; None when the option `logprobs` was not given."""
+        return self._logprobs or None
 
     def close(self) -> None:
         """Stops the reply and gives its memory back; a second call does nothing."""
@@ -100,10 +134,22 @@ class Stream(Generic[T], Iterator[T]):
 def _pieces(
     generation: _C.Generation,
     text: _C.TextStreamer,
-    make_piece: Callable[[str, list[int], str], T],
+    make_piece: Callable[[Piece], T],
     clock: list[float],
+    all_logprobs: list[TokenLogprob],
 ) -> Generator[T, None, None]:
     pending: list[int] = []
+    logprobs: list[TokenLogprob] = []
+    n_calls = 0
+
+    def take(content: str, thought: str) -> T:
+        nonlocal pending, logprobs, n_calls
+        calls = text.tool_calls[n_calls:]
+        piece = Piece(content, pending, thought, logprobs or None, calls, text.stopped)
+        all_logprobs.extend(logprobs)
+        pending, logprobs, n_calls = [], [], n_calls + len(calls)
+        return make_piece(piece)
+
     while not generation.done:
         start = perf_counter()
         token = generation.step()
@@ -114,10 +160,18 @@ def _pieces(
         if token is None:
             continue
         pending.append(token)
-        content = text.put(token)
-        if content or text.reasoning:
-            yield make_piece(content, pending, text.reasoning)
-            pending = []
-    content = text.finish()
-    if content or text.reasoning or pending:
-        yield make_piece(content, pending, text.reasoning)
+        if (known := generation.logprobs) is not None:
+            logprobs.append(TokenLogprob(token, *known))
+        content, thought = text.put(token), text.reasoning
+        if text.stopped:
+            break
+        if content or thought:
+            yield take(content, thought)
+    else:
+        content = thought = ""
+    content += text.finish()
+    thought += text.reasoning
+    if text.stopped:
+        generation.stop()
+    if content or thought or pending:
+        yield take(content, thought)
