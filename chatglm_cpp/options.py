@@ -115,7 +115,7 @@ def _as_biases(value: Mapping[int, float] | None) -> dict[int, float]:
         return {}
     if not isinstance(value, Mapping):
         raise TypeError(
-            f"logit_bias is a {type(value).__name__}; give a dict of token ids and numbers, such as {{5: -10}}."
+            f"logit_bias is a {type(value).__name__}; give a dict of token ids and numbers: {{5: -10}}."
         )
     return {
         as_int("a token id in logit_bias", i): as_float(f"logit_bias[{i}]", bias) for i, bias in value.items()

@@ -218,7 +218,7 @@ class Pipeline:
             stop_token_ids: tokens that end the reply, beside those of the model.
             ignore_eos: never choose a token that ends the reply.
             min_new_tokens: choose none before the reply has so many tokens.
-            logprobs: note the log-probability of each token; a number asks for that many likeliest tokens too.
+            logprobs: note the log-probability of each token; a number asks for as many likeliest tokens.
             response_format: {"type": "json_object"}, or {"type": "json_schema", "json_schema": SCHEMA}: the
                 answer is JSON, and follows the schema. Needs `pip install "chatglm-cpp[structured]"`, as the
                 next two do; see docs/structured.md.

@@ -145,7 +145,7 @@ class _Vocabulary:
         self._longest = max(map(len, self._ids))
 
     def __call__(self, text: bytes | str) -> list[int]:
-        """Ids whose bytes are exactly `text`: where only one text can follow, the library wants its tokens."""
+        """Ids whose bytes are exactly `text`. Where only one text can follow, the library asks for them."""
         data = text.encode() if isinstance(text, str) else bytes(text)
         if not data:
             return []

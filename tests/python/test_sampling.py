@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from chatglm_cpp import ChatMessage, GenerationConfig, InvalidArgument, Pipeline, _C
+from chatglm_cpp import _C, ChatMessage, GenerationConfig, InvalidArgument, Pipeline
 
 Row = npt.NDArray[np.float64]
 

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from chatglm_cpp import Error, GenerationConfig, InvalidArgument, Pipeline, _C
+from chatglm_cpp import _C, Error, GenerationConfig, InvalidArgument, Pipeline
 from chatglm_cpp.structured import Formats
 
 pytest.importorskip("llguidance", reason="llguidance is not installed")
