@@ -306,9 +306,10 @@ def _response_format(args: argparse.Namespace) -> dict[str, Any] | None:
         return {"type": "json_object"}
     if args.json_schema is None:
         return None
+    text = read_text(args.json_schema)
     try:
-        schema = json.loads(read_text(args.json_schema))
-    except ValueError as error:
+        schema = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise InvalidArgument(f"The file {str(args.json_schema)!r} is no JSON: {error}.") from None
     return {"type": "json_schema", "json_schema": schema}
 

@@ -188,7 +188,7 @@ def test_verbose_says_what_was_computed(model_path: Path):
         (["chat", "-m", "MODEL", "-p", "hi", "--min_p", "7"], ["min_p", "7"]),
         (["chat", "-m", "MODEL", "-p", "hi", "--logit_bias", "5"], ["--logit_bias", "ID:X"]),
         (["chat", "-m", "MODEL", "-p", "hi", "--json_schema", "nothing.json"], ["nothing.json"]),
-        (["chat", "-m", "MODEL", "-p", "hi", "--json_schema", "MODEL"], ["MODEL"]),
+        (["chat", "-m", "MODEL", "-p", "hi", "--json_schema", "MODEL"], ["UTF-8"]),
         (["chat", "-m", "MODEL", "--pp", "nothing.txt"], ["nothing.txt"]),
         (["chat", "-m", "MODEL", "-p", "hi", "-t", "-3"], ["-3"]),
         (["chat", "-m", "MODEL", "-i", "--mode", "generate"], ["generate"]),
