@@ -32,7 +32,7 @@ def check_schema(schema: Any, where: str = "the schema") -> None:
     """Raises InvalidArgument, naming the place, when `schema` is no JSON or has a keyword that JSON Schema
     does not have. Whether the other keywords can be held to is not looked at."""
     try:
-        json.dumps(schema)
+        json.dumps(schema, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidArgument(f"{where} is no JSON: {error}.") from None
     _check(schema, where, 0)

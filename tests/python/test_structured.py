@@ -251,6 +251,7 @@ def test_masks_are_exact_for_the_bytes_of_a_real_vocabulary(vocabulary, name: st
         (False, "False"),
         ("string", "is a str"),
         ({"const": {1, 2}}, "no JSON"),
+        ({"const": float("inf")}, "no JSON"),
     ],
     ids=str,
 )
