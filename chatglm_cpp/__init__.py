@@ -27,11 +27,12 @@ from ._C import (
     ToolCallMessage,
     __version__,
 )
-from .messages import DeltaMessage, TokenLogprob
+from .messages import DeltaMessage, TokenLogprob, ToolCallDelta
 from .model_config import ModelConfig
 from .pipeline import Pipeline
 from .stream import Completion, Stream, Usage
 from .tokenizer import Tokenizer
+from .tools import tool
 
 __all__ = [
     "ChatMessage",
@@ -49,7 +50,9 @@ __all__ = [
     "Stream",
     "TokenLogprob",
     "Tokenizer",
+    "ToolCallDelta",
     "ToolCallMessage",
     "Usage",
     "__version__",
+    "tool",
 ]

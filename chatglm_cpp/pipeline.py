@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -14,14 +13,16 @@ import numpy.typing as npt
 
 from . import _C
 from ._C import ChatMessage, ContextLengthError, FormatError, InvalidArgument
+from .chat_prompt import WhenFull, make_chat_prompt
 from .lora import LoraLike, to_loras
-from .messages import Conversation, DeltaMessage, check_text, to_token_ids
+from .messages import Conversation, DeltaMessage, check_text, merge_deltas, to_token_ids
 from .model_config import Model, ModelConfig, make_config
 from .model_file import engine_path, find_model, remove_damaged
 from .options import GenerationOptions, as_int, make_generation_config
-from .stream import Completion, Piece, Stream
+from .stream import Completion, Stream
 from .structured import Constraint, Formats
 from .tokenizer import Tokenizer
+from .tools import ToolLike, to_tools
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -44,9 +45,10 @@ class Pipeline:
         dtype: type of the matrices when something is converted: f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0.
             By default q4_0 for a checkpoint, and the types that an older file has.
         kv_dtype: type of the cache of keys and values, "f16" or "f32".
-        n_threads: threads to compute with, 0 for one per physical core. `num_threads` is the same.
+        n_threads: threads to compute with, 0 for one per fast physical core. `num_threads` is the same.
         lora: a LoRA adapter (GGUF) to use, several of them, or {path: scale}; see set_lora.
         prefill_chunk: tokens of a prompt computed at once; less means less memory and a faster Ctrl-C.
+        expected_length: tokens of prompt and reply together that `notes` considers the memory for.
         verbose: show downloads and conversions on stderr; by default when stderr is a terminal.
 
     Raises:
@@ -65,6 +67,7 @@ class Pipeline:
         n_threads: int = 0,
         lora: LoraLike = None,
         prefill_chunk: int = 512,
+        expected_length: int = 2048,
         num_threads: int | None = None,
         verbose: bool | None = None,
     ) -> None:
@@ -73,11 +76,17 @@ class Pipeline:
         n_threads = as_int("n_threads", n_threads)
         kv_dtype = check_text(kv_dtype, "kv_dtype")
         prefill_chunk = as_int("prefill_chunk", prefill_chunk)
+        expected_length = as_int("expected_length", expected_length)
         loras = to_loras(lora)
 
         def load(file: str) -> _C.Pipeline:
             return _C.Pipeline(
-                file, n_threads=n_threads, kv_dtype=kv_dtype, prefill_chunk=prefill_chunk, loras=loras
+                file,
+                n_threads=n_threads,
+                kv_dtype=kv_dtype,
+                prefill_chunk=prefill_chunk,
+                expected_length=expected_length,
+                loras=loras,
             )
 
         found = find_model(path, dtype, verbose)
@@ -121,8 +130,9 @@ class Pipeline:
 
     @property
     def notes(self) -> list[str]:
-        """Sentences about how the file was loaded, for example that its matrices were repacked because the
-        engine does not compute with their type. Usually empty."""
+        """Sentences about how the file was loaded: for example that its matrices were repacked because the
+        engine does not compute with their type, or that less memory was free than the model and
+        `expected_length` tokens need. Usually empty."""
         return self._engine.notes
 
     def set_lora(self, lora: LoraLike) -> None:
@@ -150,11 +160,23 @@ class Pipeline:
 
     @overload
     def chat(
-        self, messages: Conversation, *, stream: Literal[False] = False, **options: Unpack[GenerationOptions]
+        self,
+        messages: Conversation,
+        *,
+        stream: Literal[False] = False,
+        tools: Iterable[ToolLike] | None = None,
+        when_full: WhenFull = "error",
+        **options: Unpack[GenerationOptions],
     ) -> ChatMessage: ...
     @overload
     def chat(
-        self, messages: Conversation, *, stream: Literal[True], **options: Unpack[GenerationOptions]
+        self,
+        messages: Conversation,
+        *,
+        stream: Literal[True],
+        tools: Iterable[ToolLike] | None = None,
+        when_full: WhenFull = "error",
+        **options: Unpack[GenerationOptions],
     ) -> Stream[DeltaMessage]: ...
     def chat(
         self,
@@ -170,6 +192,8 @@ class Pipeline:
         repetition_penalty: float = 1.0,
         stream: bool = False,
         seed: int = -1,
+        tools: Iterable[ToolLike] | None = None,
+        when_full: WhenFull = "error",
         num_threads: int = 0,
         min_p: float = 0.0,
         typical_p: float = 1.0,
@@ -207,6 +231,16 @@ class Pipeline:
             stream: give an iterator of DeltaMessage instead of the whole reply.
             seed: same seed, same reply, whatever else runs; -1 takes a new one each time. Alternative i of
                 several replies is the one with seed + i.
+            tools: what the model may ask to be called, as dicts like {"type": "function", "function":
+                {"name": "get_weather", "description": "...", "parameters": {JSON schema}}} or just the inner
+                one; as typed Python functions, see chatglm_cpp.tool; or {"type": "python"} for the code
+                interpreter of ChatGLM3 and GLM-4. Nothing is ever called here: run what the reply asks for
+                in `tool_calls`, and give each result back as a message of the role "observation" or "tool".
+            when_full: what gives way when the conversation leaves too little room for a reply: nothing
+                ("error"), its oldest turns ("drop_oldest"), or those after the first ("keep_head"). A turn, a
+                question with all that follows it, goes whole; messages of the system and the last turn stay.
+                Room is max_new_tokens, or a quarter of max_length. What went is counted in the reply's
+                `dropped_messages`, and in the `usage` of a stream.
             num_threads: accepted for programs of earlier versions; threads are set when the pipeline is made.
             min_p: draw among tokens that have at least this share of the likeliest one's probability.
             typical_p: draw among the most typical tokens that have this probability together, 1 for all.
@@ -227,14 +261,16 @@ class Pipeline:
 
         Returns:
             The reply, with the calls of tools that it asks for in `tool_calls`, and what a reasoning model
-            thought before its answer in `reasoning_content`; its `finish_reason` is "stop" or, when the
-            tokens ran out, "length", and `logprobs` has a TokenLogprob for each of its tokens. Or, with
-            stream=True, an iterator of its pieces: its `usage` counts tokens and says the reason, and closing
-            or dropping it stops the work.
+            thought before its answer in `reasoning_content`. A call that cannot be read stays in the text,
+            and `tool_call_error` says why. Its `finish_reason` is "stop" or, when the tokens ran out,
+            "length", and `logprobs` has a TokenLogprob for each of its tokens. Or, with stream=True, an
+            iterator of its pieces: its `usage` counts tokens and says the reason, and closing or dropping it
+            stops the work.
 
         Raises:
             ContextLengthError: the prompt leaves no room for a reply.
-            InvalidArgument: an option is out of its range, or the model's format has no place for a message.
+            InvalidArgument: an option is out of its range, the model's format has no place for a message or
+                for tools, or there are tools and a format for the reply.
             TypeError: something is of the wrong type.
         """
         self._ignore_num_threads(num_threads)
@@ -243,14 +279,20 @@ class Pipeline:
             repetition_penalty, seed, min_p, typical_p, presence_penalty, frequency_penalty, penalty_last_n,
             logit_bias, stop, stop_token_ids, ignore_eos, min_new_tokens, logprobs,
         )  # fmt: skip
-        ids = self.tokenizer.apply_chat_template(messages)
+        known_tools = to_tools(tools)
         constraint = self._constraint(response_format, regex, grammar)
-        if constraint is not None:
-            ids += self._end_of_thought(ids)
+        if known_tools and constraint is not None:
+            raise InvalidArgument(
+                "tools and a format are given; a reply of a given format calls no tools. Leave out one."
+            )
+        tokenizer = self._engine.tokenizer
+        prompt = make_chat_prompt(
+            tokenizer, messages, known_tools, when_full, config, self._engine.config.max_length
+        )
+        ids = prompt.ids if constraint is None else prompt.ids + self._end_of_thought(prompt.ids)
         generation = self._engine.start(ids, config, constraint)
-        exact = constraint is not None
-        text = _C.TextStreamer(self._engine.tokenizer, stop=config.stop, exact=exact)
-        pieces = Stream(generation, text, _verbatim if exact else _delta)
+        text = _C.TextStreamer(tokenizer, stop=config.stop, tools=known_tools, exact=constraint is not None)
+        pieces = Stream(generation, text, _delta, prompt.dropped_messages)
         return pieces if stream else _whole(pieces)
 
     @overload
@@ -340,10 +382,7 @@ class Pipeline:
 
     def merge_streaming_messages(self, chunks: Iterable[DeltaMessage]) -> ChatMessage:
         """The whole message of a streamed reply, its thought and tool calls apart, from all of its pieces."""
-        chunks = list(chunks)
-        if any(chunk.verbatim for chunk in chunks):
-            return _join(chunks)
-        return self.tokenizer.decode_message([i for chunk in chunks for i in chunk.token_ids])
+        return merge_deltas(chunks)
 
     @cached_property
     def _formats(self) -> Formats:
@@ -376,32 +415,17 @@ class Pipeline:
         return f"Pipeline({self._path!r}, kv_dtype={self.kv_dtype!r}, n_threads={self.n_threads})"
 
 
-def _delta(piece: Piece) -> DeltaMessage:
-    return DeltaMessage(
-        ChatMessage.ROLE_ASSISTANT, piece.content, piece.token_ids, piece.reasoning_content, piece.logprobs,
-        piece.tool_calls, piece.stopped,
-    )  # fmt: skip
+def _delta(piece: DeltaMessage) -> DeltaMessage:
+    return piece
 
 
-def _verbatim(piece: Piece) -> DeltaMessage:
-    return replace(_delta(piece), verbatim=True)
-
-
-def _text(piece: Piece) -> str:
+def _text(piece: DeltaMessage) -> str:
     return piece.content
 
 
-def _join(chunks: list[DeltaMessage]) -> ChatMessage:
-    return ChatMessage(
-        role=ChatMessage.ROLE_ASSISTANT,
-        content="".join(chunk.content for chunk in chunks),
-        tool_calls=[call for chunk in chunks for call in chunk.tool_calls],
-        reasoning_content="".join(chunk.reasoning_content for chunk in chunks),
-    )
-
-
 def _whole(pieces: Stream[DeltaMessage]) -> ChatMessage:
-    message = _join(list(pieces))
-    message.finish_reason = pieces.usage.finish_reason
-    message.logprobs = pieces.logprobs
-    return message
+    reply = merge_deltas(pieces)
+    usage = pieces.usage
+    reply.finish_reason = usage.finish_reason
+    reply.dropped_messages = usage.dropped_messages
+    return reply

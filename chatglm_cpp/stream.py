@@ -10,21 +10,10 @@ from types import TracebackType
 from typing import Generic, TypeVar
 
 from . import _C
-from .messages import TokenLogprob
+from ._C import ChatMessage
+from .messages import DeltaMessage, TokenLogprob, ToolCallDelta
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """What became known of a reply with some of its tokens."""
-
-    content: str
-    token_ids: list[int]
-    reasoning_content: str
-    logprobs: list[TokenLogprob] | None
-    tool_calls: list[_C.ToolCallMessage]
-    stopped: bool  # by one of the texts `stop`
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +26,7 @@ class Usage:
     finish_reason: str | None  # "stop", "length", "cancelled", or None while running
     prompt_seconds: float  # until the first token, or until now
     seconds: float  # in all, without the time the caller spent between pieces
+    dropped_messages: int = 0  # messages of a chat that the prompt had no room for, see Pipeline.chat
 
 
 class Completion(str):
@@ -67,9 +57,14 @@ class Stream(Generic[T], Iterator[T]):
     """
 
     def __init__(
-        self, generation: _C.Generation, text: _C.TextStreamer, make_piece: Callable[[Piece], T]
+        self,
+        generation: _C.Generation,
+        text: _C.TextStreamer,
+        make_piece: Callable[[DeltaMessage], T],
+        dropped_messages: int = 0,
     ) -> None:
         self._generation: _C.Generation | None = generation
+        self._dropped_messages = dropped_messages
         self._clock = [0.0, 0.0]  # until the first token, in all
         self._usage = self._measure(generation)
         self._logprobs: list[TokenLogprob] = []
@@ -107,6 +102,7 @@ class Stream(Generic[T], Iterator[T]):
             finish_reason=generation.finish_reason or reason,
             prompt_seconds=self._clock[0],
             seconds=self._clock[1],
+            dropped_messages=self._dropped_messages,
         )
 
     def __iter__(self) -> Stream[T]:
@@ -134,20 +130,26 @@ class Stream(Generic[T], Iterator[T]):
 def _pieces(
     generation: _C.Generation,
     text: _C.TextStreamer,
-    make_piece: Callable[[Piece], T],
+    make_piece: Callable[[DeltaMessage], T],
     clock: list[float],
     all_logprobs: list[TokenLogprob],
 ) -> Generator[T, None, None]:
     pending: list[int] = []
     logprobs: list[TokenLogprob] = []
-    n_calls = 0
 
-    def take(content: str, thought: str) -> T:
-        nonlocal pending, logprobs, n_calls
-        calls = text.tool_calls[n_calls:]
-        piece = Piece(content, pending, thought, logprobs or None, calls, text.stopped)
+    def take(content: str) -> T:
+        nonlocal pending, logprobs
+        piece = DeltaMessage(
+            role=ChatMessage.ROLE_ASSISTANT,
+            content=content,
+            token_ids=pending,
+            reasoning_content=text.reasoning,
+            tool_calls=[ToolCallDelta(i, c.id, c.type, c.function, c.code) for i, c in text.new_tool_calls],
+            tool_call_error=text.tool_call_error,
+            logprobs=logprobs or None,
+        )
         all_logprobs.extend(logprobs)
-        pending, logprobs, n_calls = [], [], n_calls + len(calls)
+        pending, logprobs = [], []
         return make_piece(piece)
 
     while not generation.done:
@@ -162,16 +164,13 @@ def _pieces(
         pending.append(token)
         if (known := generation.logprobs) is not None:
             logprobs.append(TokenLogprob(token, *known))
-        content, thought = text.put(token), text.reasoning
+        content = text.put(token)
         if text.stopped:
-            break
-        if content or thought:
-            yield take(content, thought)
-    else:
-        content = thought = ""
-    content += text.finish()
-    thought += text.reasoning
+            generation.stop()
+        if content or text.reasoning or text.new_tool_calls:
+            yield take(content)
+    content = text.finish()
     if text.stopped:
         generation.stop()
-    if content or thought or pending:
-        yield take(content, thought)
+    if content or text.reasoning or text.new_tool_calls or pending:
+        yield take(content)

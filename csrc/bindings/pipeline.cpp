@@ -14,6 +14,7 @@
 #include "format/gguf.h"
 #include "model/load_config.h"
 #include "model/model_file.h"
+#include "text/fit_conversation.h"
 #include "text/utf8_stream.h"
 
 namespace py = pybind11;
@@ -163,14 +164,16 @@ void bind_pipeline(py::module_& m) {
             py::arg("ids"), py::arg("skip_special_tokens") = true, release_gil())
         .def(
             "apply_chat_template",
-            [](const Tokenizer& t, const std::vector<ChatMessage>& messages) {
-                return t.apply_chat_template(messages);
+            [](const Tokenizer& t, const std::vector<ChatMessage>& messages, const std::string& tools) {
+                return t.apply_chat_template(messages, tools);
             },
-            py::arg("messages"), release_gil())
+            py::arg("messages"), py::arg("tools") = "", release_gil())
         .def(
             "decode_message",
-            [](const Tokenizer& t, const std::vector<int32_t>& ids) { return t.decode_message(ids); },
-            py::arg("ids"), release_gil())
+            [](const Tokenizer& t, const std::vector<int32_t>& ids, const std::string& tools) {
+                return t.decode_message(ids, tools);
+            },
+            py::arg("ids"), py::arg("tools") = "", release_gil())
         .def(
             "token_bytes",
             [](const Tokenizer& t, int32_t id, bool skip) { return py::bytes(t.token_bytes(id, skip)); },
@@ -188,7 +191,8 @@ void bind_pipeline(py::module_& m) {
         .def_property_readonly("prefix_ids", [](const Tokenizer& t) { return t.prefix_ids(); })
         .def_property_readonly("suffix_ids", [](const Tokenizer& t) { return t.suffix_ids(); })
         .def_property_readonly("eos_ids", [](const Tokenizer& t) { return t.eos_ids(); })
-        .def_property_readonly("chat_format", [](const Tokenizer& t) { return t.chat_format(); });
+        .def_property_readonly("chat_format", [](const Tokenizer& t) { return t.chat_format(); })
+        .def_property_readonly("knows_tools", &Tokenizer::knows_tools);
 
     m.def(
         "load_tokenizer",
@@ -209,23 +213,49 @@ void bind_pipeline(py::module_& m) {
         "are\n"
         "not looked at.");
 
+    m.def(
+        "fit_conversation",
+        [](const Tokenizer& t, const std::vector<ChatMessage>& messages, const std::string& tools,
+           const std::string& when_full, int max_tokens) {
+            ChatOptions options;
+            options.tools = tools;
+            FittedPrompt prompt =
+                fit_conversation(t, messages, options, parse_when_full(when_full), max_tokens);
+            return std::pair(std::move(prompt.ids), prompt.dropped_messages);
+        },
+        py::arg("tokenizer"), py::arg("messages"), py::arg("tools"), py::arg("when_full"),
+        py::arg("max_tokens"), release_gil(),
+        "Ids of the prompt, and how many messages were dropped to bring it to max_tokens.");
+
     py::class_<TextStreamer>(m, "TextStreamer", "Ids of a reply, one by one, into pieces of its text.")
-        .def(py::init([](const Tokenizer& t, bool plain, std::vector<std::string> stop, bool exact) {
+        .def(py::init([](const Tokenizer& t, bool plain, std::vector<std::string> stop,
+                         const std::string& tools, bool exact) {
                  const auto mode = exact   ? TextStreamer::kExact
                                    : plain ? TextStreamer::kPlain
                                            : TextStreamer::kReply;
-                 return std::make_unique<TextStreamer>(t, mode, std::move(stop));
+                 return std::make_unique<TextStreamer>(t, mode, std::move(stop), tools);
              }),
              py::arg("tokenizer"), py::arg("plain") = false, py::arg("stop") = std::vector<std::string>{},
-             py::arg("exact") = false, py::keep_alive<1, 2>())
+             py::arg("tools") = "", py::arg("exact") = false, py::keep_alive<1, 2>())
         .def("put", &TextStreamer::put, py::arg("id"))
         .def("finish", &TextStreamer::finish)
-        .def_property_readonly("stopped", &TextStreamer::stopped,
-                               "Whether one of the texts `stop` has come: no more text comes.")
-        .def_property_readonly("tool_calls", &TextStreamer::tool_calls,
-                               "The calls of tools in a reply, complete after finish().")
+        .def_property_readonly(
+            "stopped", &TextStreamer::stopped,
+            "Whether one of the texts `stop` has come: no more text comes, and no more calls.")
         .def_property_readonly("reasoning", &TextStreamer::reasoning,
-                               "The piece of the thought that became known with the last put or finish.");
+                               "The piece of the thought that became known with the last put or finish.")
+        .def_property_readonly(
+            "new_tool_calls",
+            [](const TextStreamer& s) {
+                std::vector<std::pair<size_t, ToolCallMessage>> calls;
+                for (size_t i = s.first_new_call(); i < s.tool_calls().size(); ++i)
+                    calls.emplace_back(i, s.tool_calls()[i]);
+                return calls;
+            },
+            "The calls that became known with the last put or finish, each with its place among all.")
+        .def_property_readonly(
+            "tool_call_error", &TextStreamer::tool_call_error,
+            "Why a text of the last put or finish looks like a call and is none, or \"\".");
 
     py::class_<Generation>(m, "Generation", "A reply being generated.")
         .def(
@@ -258,17 +288,19 @@ void bind_pipeline(py::module_& m) {
 
     py::class_<Pipeline>(m, "Pipeline", "A model file, ready to answer.")
         .def(py::init([](const std::string& path, int n_threads, const std::string& kv_dtype,
-                         int prefill_chunk, const std::vector<std::pair<std::string, float>>& loras) {
+                         int prefill_chunk, int expected_length,
+                         const std::vector<std::pair<std::string, float>>& loras) {
                  PipelineOptions options;
                  options.n_threads = n_threads;
                  options.kv_dtype = kv_dtype;
                  options.prefill_chunk = prefill_chunk;
+                 options.expected_length = expected_length;
                  options.loras = to_loras(loras);
                  return std::make_unique<Pipeline>(path, options);
              }),
              py::arg("path"), py::kw_only(), py::arg("n_threads") = 0, py::arg("kv_dtype") = "f16",
-             py::arg("prefill_chunk") = 512, py::arg("loras") = std::vector<std::pair<std::string, float>>(),
-             release_gil())
+             py::arg("prefill_chunk") = 512, py::arg("expected_length") = 2048,
+             py::arg("loras") = std::vector<std::pair<std::string, float>>(), release_gil())
         .def(
             "set_loras",
             [](Pipeline& p, const std::vector<std::pair<std::string, float>>& loras) {

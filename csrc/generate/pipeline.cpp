@@ -13,6 +13,8 @@
 #include "generate/lora_choice.h"
 #include "generate/sampler.h"
 #include "model/glm_model.h"
+#include "model/load_config.h"
+#include "model/memory_need.h"
 #include "model/model_file.h"
 #include "text/utf8_stream.h"
 
@@ -42,6 +44,14 @@ DType kv_type(const std::string& name) {
     throw InvalidArgument("kv_dtype is '" + name + "'; the cache can be 'f16' or 'f32'.");
 }
 
+// That the memory is short for the model and the context that is expected; usually empty.
+std::string note_of_memory(const GgufFile& file, DType kv, const PipelineOptions& options) {
+    const ModelConfig config = load_config(file);
+    const int n_tokens = std::clamp(options.expected_length, 1, config.max_length);
+    const MemoryNeed need = memory_need(file, config, kv, n_tokens, options.prefill_chunk);
+    return memory_note(need.total(), n_tokens, memory_state());
+}
+
 }  // namespace
 
 // What the generations of one pipeline share. Everything below `mutex` is used with it held.
@@ -52,9 +62,11 @@ struct Pipeline::Shared {
           file(open_model_file(path)),
           tokenizer(Tokenizer::from_gguf(file)),
           backend(make_cpu_backend(options.n_threads)),
+          memory(note_of_memory(file, kv, options)),
           model(file, *backend),
           loras(choose_loras(options.loras, model.config(), *backend)),
           cache(*backend, model.kv_layout(kv)) {
+        if (memory.empty()) read_ahead();
         const int vocab = model.config().vocab_size;
         for (const auto* ids : {&tokenizer->prefix_ids(), &tokenizer->suffix_ids(), &tokenizer->eos_ids()}) {
             for (const int32_t id : *ids) {
@@ -63,6 +75,14 @@ struct Pipeline::Shared {
                                   ", but its embedding has " + std::to_string(vocab) +
                                   " rows. Convert the checkpoint again.");
             }
+        }
+    }
+
+    // For a file that is not in memory yet; where it does not fit, reading ahead would push out what is
+    // needed first.
+    void read_ahead() const {
+        for (const GgufTensor& tensor : file.tensors()) {
+            if (tensor.supported) file.will_need(tensor.data);
         }
     }
 
@@ -92,6 +112,7 @@ struct Pipeline::Shared {
     GgufFile file;
     std::unique_ptr<Tokenizer> tokenizer;
     std::unique_ptr<Backend> backend;
+    std::string memory;  // a note of what was free before the model took its share
     GlmModel model;
 
     std::mutex loras_mutex;
@@ -299,7 +320,9 @@ const char* Pipeline::isa() const {
     return shared_->backend->isa();
 }
 std::vector<std::string> Pipeline::notes() const {
-    return shared_->model.notes();
+    std::vector<std::string> notes = shared_->model.notes();
+    if (!shared_->memory.empty()) notes.push_back(shared_->memory);
+    return notes;
 }
 
 void Pipeline::set_loras(const std::vector<Lora>& wanted) {
@@ -332,8 +355,7 @@ std::unique_ptr<Generation> Pipeline::start(std::vector<int32_t> prompt, const G
     if (constraint && !(config.stop.empty() && config.stop_token_ids.empty() && !config.ignore_eos)) {
         throw InvalidArgument(
             "stop, stop_token_ids and ignore_eos end a reply where its format may not end; leave them out of "
-            "a "
-            "reply of a given format.");
+            "a reply of a given format.");
     }
     if (prompt.empty()) throw InvalidArgument("The prompt is empty: give at least one token.");
     for (const int32_t id : prompt) {
@@ -354,6 +376,7 @@ std::unique_ptr<Generation> Pipeline::start(std::vector<int32_t> prompt, const G
                                  (by_model ? "Shorten it" : "Raise max_length, shorten the prompt") +
                                  ", or set max_context_length to keep only its last tokens.");
     }
+    check_cache_memory(shared_->cache.layout(), static_cast<int>(prompt.size()), memory_state());
     auto state = std::make_unique<Generation::State>(shared_, config, std::move(prompt), max_length,
                                                      std::move(constraint));
     if (config.max_new_tokens == 0) state->finish = FinishReason::kLength;
@@ -373,6 +396,7 @@ ChatMessage run(Generation& generation, TextStreamer& streamer, const Pipeline::
     const auto add = [&](const std::string& text) {
         message.reasoning_content += streamer.reasoning();
         message.content += text;
+        if (message.tool_call_error.empty()) message.tool_call_error = streamer.tool_call_error();
     };
     bool wanted = true;
     int32_t token = 0;
@@ -385,7 +409,6 @@ ChatMessage run(Generation& generation, TextStreamer& streamer, const Pipeline::
     }
     const std::string text = streamer.finish();
     add(text);
-    if (streamer.stopped()) generation.stop();
     if (wanted && give(streamer.reasoning(), on_reasoning)) give(text, on_text);
     message.tool_calls = streamer.tool_calls();
     return message;

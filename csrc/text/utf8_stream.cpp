@@ -41,12 +41,12 @@ std::string Utf8Stream::finish() {
 
 // Otherwise than in a reply, which goes through the reader, only the stream and the first space matter.
 struct TextStreamer::State {
-    State(const Tokenizer& t, Mode m, std::vector<std::string> stop)
+    State(const Tokenizer& t, Mode m, std::vector<std::string> stop, const std::string& tools)
         : tokenizer(t),
           mode(m),
           strips_space(m == kPlain && t.strips_leading_space()),
           utf8(replace_unit(t)),
-          reader(t),
+          reader(t, KnownTools(tools)),
           matcher(std::move(stop)) {}
 
     std::string put(int32_t id) {
@@ -75,14 +75,18 @@ struct TextStreamer::State {
     StopMatcher matcher;
 };
 
-TextStreamer::TextStreamer(const Tokenizer& tokenizer, Mode mode, std::vector<std::string> stop)
-    : state_(std::make_unique<State>(tokenizer, mode, std::move(stop))) {}
+TextStreamer::TextStreamer(const Tokenizer& tokenizer, Mode mode, std::vector<std::string> stop,
+                           const std::string& tools)
+    : state_(std::make_unique<State>(tokenizer, mode, std::move(stop), tools)) {}
 TextStreamer::~TextStreamer() = default;
 TextStreamer::TextStreamer(TextStreamer&&) noexcept = default;
 TextStreamer& TextStreamer::operator=(TextStreamer&&) noexcept = default;
 
 std::string TextStreamer::put(int32_t id) {
-    return state_->matcher.put(state_->put(id));
+    std::string text = state_->matcher.put(state_->put(id));
+    // A call that began behind the stop is no part of the reply.
+    if (stopped()) state_->reader.end();
+    return text;
 }
 
 std::string TextStreamer::finish() {
@@ -101,6 +105,14 @@ const std::string& TextStreamer::reasoning() const {
 
 const std::vector<ToolCallMessage>& TextStreamer::tool_calls() const {
     return state_->reader.tool_calls();
+}
+
+size_t TextStreamer::first_new_call() const {
+    return state_->reader.first_new_call();
+}
+
+const std::string& TextStreamer::tool_call_error() const {
+    return state_->reader.tool_call_error();
 }
 
 }  // namespace chatglm

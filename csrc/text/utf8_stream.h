@@ -36,8 +36,10 @@ class TextStreamer {
         kExact,  // the joined pieces are the bytes of the tokens, as a Constraint sees them
     };
     // The tokenizer must outlive the streamer. The text, of a reply its answer, ends before the first of the
-    // texts `stop`.
-    explicit TextStreamer(const Tokenizer& tokenizer, Mode mode = kReply, std::vector<std::string> stop = {});
+    // texts `stop`; they are not looked for in calls of tools. `tools` are those that the prompt told of, as
+    // for Tokenizer::decode_message.
+    explicit TextStreamer(const Tokenizer& tokenizer, Mode mode = kReply, std::vector<std::string> stop = {},
+                          const std::string& tools = {});
     ~TextStreamer();
     TextStreamer(TextStreamer&&) noexcept;
     TextStreamer& operator=(TextStreamer&&) noexcept;
@@ -48,13 +50,17 @@ class TextStreamer {
     std::string put(int32_t id);
     // To be called once, after the last id.
     std::string finish();
-    // Whether a text of `stop` has come: no piece has any more text.
+    // Whether a text of `stop` has come: no more text comes, and no more calls.
     bool stopped() const;
     // The piece of the thought that became known with the last put or finish; it stands before the piece of
     // the answer that they returned.
     const std::string& reasoning() const;
-    // The calls of tools in a reply, complete after finish().
+    // The calls of tools in a reply, complete after finish(). Those from first_new_call() on became known
+    // with the last put or finish.
     const std::vector<ToolCallMessage>& tool_calls() const;
+    size_t first_new_call() const;
+    // Why a text that the last put or finish gave looks like a call of a tool and is none; usually empty.
+    const std::string& tool_call_error() const;
 
   private:
     struct State;

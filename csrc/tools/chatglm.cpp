@@ -118,10 +118,7 @@ std::vector<Option> options_of(Settings& s) {
          "do not end a reply before N tokens (0)",
          integer("--min_new_tokens", g.min_new_tokens)},
         {{"--seed"}, "N", "same seed, same reply (a new one each time)", integer("--seed", g.seed)},
-        {{"-t", "--threads"},
-         "N",
-         "threads (one per physical core)",
-         integer("--threads", s.pipeline.n_threads)},
+        {{"-t", "--threads"}, "N", "threads (one per fast core)", integer("--threads", s.pipeline.n_threads)},
         {{"--lora"},
          "FILE",
          "LoRA adapter to use; may be repeated",
@@ -229,7 +226,9 @@ class Session {
   public:
     explicit Session(const Settings& settings) : s_(settings) {
         const auto start = std::chrono::steady_clock::now();
-        pipeline_ = std::make_unique<Pipeline>(s_.model, s_.pipeline);
+        PipelineOptions options = s_.pipeline;
+        options.expected_length = s_.generation.max_length;
+        pipeline_ = std::make_unique<Pipeline>(s_.model, options);
         for (const std::string& note : pipeline_->notes()) std::fprintf(stderr, "note: %s\n", note.c_str());
         if (s_.system && !s_.system->empty()) messages_.push_back({ChatMessage::kRoleSystem, *s_.system, {}});
         n_fixed_ = messages_.size();
@@ -313,6 +312,7 @@ class Session {
         const auto add = [&](const std::string& answer) {
             reply.reasoning_content += streamer.reasoning();
             reply.content += answer;
+            if (reply.tool_call_error.empty()) reply.tool_call_error = streamer.tool_call_error();
             printer.put(streamer.reasoning(), answer);
             if (streamer.stopped()) generation->stop();
         };

@@ -24,10 +24,11 @@ struct Lora {
 };
 
 struct PipelineOptions {
-    int n_threads = 0;             // 0: the physical cores
+    int n_threads = 0;             // 0: the fast physical cores
     std::string kv_dtype = "f16";  // type of the key/value cache: "f16" or "f32"
     std::vector<Lora> loras = {};
     int prefill_chunk = 512;  // tokens of a prompt computed at once; changes speed and memory, never a result
+    int expected_length = 2048;  // tokens of prompt and reply together that notes() considers the memory for
 };
 
 // One reply being generated. Call step() until done(). Destroying it early gives its memory back. It must not
@@ -79,7 +80,8 @@ class Pipeline {
     int n_threads() const;
     const std::string& kv_dtype() const;
     const char* isa() const;  // name of the kernels in use, for example "avx2"
-    // Sentences that a program may show its user: what loading the file took beyond mapping it. Usually none.
+    // Sentences that a program may show its user: what loading the file took beyond mapping it, and that the
+    // memory was short when it was loaded. Usually none.
     std::vector<std::string> notes() const;
 
     // The adapters that generations use which start from now on; those that run keep what they began with.
@@ -90,9 +92,9 @@ class Pipeline {
     std::vector<Lora> loras() const;
 
     // Begins a reply to `prompt`. Throws ContextLengthError when the prompt does not fit, InvalidArgument for
-    // an empty prompt, ids outside the vocabulary or settings out of range. With `constraint` the reply's
-    // text is what it allows. GenerationConfig::stop is for who turns tokens into text: see TextStreamer and
-    // stop().
+    // an empty prompt, ids outside the vocabulary or settings out of range, OutOfMemory when its cache cannot
+    // be had. With `constraint` the reply's text is what it allows. GenerationConfig::stop is for who turns
+    // tokens into text: see TextStreamer and stop().
     std::unique_ptr<Generation> start(std::vector<int32_t> prompt, const GenerationConfig& config,
                                       std::shared_ptr<Constraint> constraint = nullptr);
 

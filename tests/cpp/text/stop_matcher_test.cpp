@@ -56,3 +56,31 @@ TEST_CASE("a stop may lie across tokens and split characters, in a reply and in 
         CHECK(text == "你好，");
     }
 }
+
+TEST_CASE("a stop is not looked for in a call, and no call comes behind it") {
+    const test::FakeTokenizer tokenizer("glm4");
+    const std::string call = "f\n{\"text\": \"END\"}", part = "<|assistant|>";
+    struct Case {
+        std::string reply, content;
+        size_t n_calls;
+        bool stopped, has_error;
+    };
+    for (const auto& c :
+         {Case{call, "", 1, false, false}, Case{call + part + "\na END b" + part + call, "a", 1, true, false},
+          Case{"\na END" + part + call.substr(0, 8), "a", 0, true, false},
+          // What looked like a call is text after all.
+          Case{call.substr(0, call.size() - 2), "f\n{\"text\": \"", 0, true, true}}) {
+        TextStreamer streamer(tokenizer, TextStreamer::kReply, {"END", " EN"}, R"([{"name": "f"}])");
+        std::string content, error;
+        const auto add = [&](const std::string& text) {
+            content += text;
+            error += streamer.tool_call_error();
+        };
+        for (const int32_t id : tokenizer.encode_special(c.reply)) add(streamer.put(id));
+        add(streamer.finish());
+        CHECK(content == c.content);
+        CHECK(streamer.tool_calls().size() == c.n_calls);
+        CHECK(streamer.stopped() == c.stopped);
+        CHECK(error.empty() != c.has_error);
+    }
+}

@@ -52,6 +52,10 @@ struct AttentionTile {
     float* m;           // (n_queries,)
     float* l;           // (n_queries,)
     float* const* acc;  // n_queries pointers to (head_dim,)
+    // What the next step reads, (next_bytes,) each, to be fetched meanwhile; null when there is none.
+    const void* next_k;
+    const void* next_v;
+    int64_t next_bytes;
 };
 inline constexpr int kMaxTile = 64;
 
