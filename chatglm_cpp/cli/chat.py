@@ -181,14 +181,18 @@ def run(args: argparse.Namespace) -> int:
 def read_tools(path: Path | None) -> list[Any]:
     if path is None:
         return []
-    text = read_text(path)
-    try:
-        tools = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InvalidArgument(f"{path}: is no JSON: {error}.") from None
+    tools = _read_json(path)
     if not isinstance(tools, list):
         raise InvalidArgument(f"{path}: is no list of tools: it must begin with [.")
     return tools
+
+
+def _read_json(path: Path) -> Any:
+    text = read_text(path)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidArgument(f"{path}: is no JSON: {error}.") from None
 
 
 class Session:
@@ -354,12 +358,7 @@ def _response_format(args: argparse.Namespace) -> dict[str, Any] | None:
         return {"type": "json_object"}
     if args.json_schema is None:
         return None
-    text = read_text(args.json_schema)
-    try:
-        schema = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InvalidArgument(f"The file {str(args.json_schema)!r} is no JSON: {error}.") from None
-    return {"type": "json_schema", "json_schema": schema}
+    return {"type": "json_schema", "json_schema": _read_json(args.json_schema)}
 
 
 def _observation(content: str) -> ChatMessage:
