@@ -1,10 +1,12 @@
 """The C++ engine. Programs use the package's own names; this module may change with any version."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, overload
 
 import numpy as np
 import numpy.typing as npt
+
+from .structured import Constraint
 
 __version__: str
 
@@ -45,6 +47,8 @@ class ChatMessage:
     reasoning_content: str
     tool_call_error: str
     dropped_messages: int
+    finish_reason: str | None
+    logprobs: list[Any] | None
     def __init__(
         self,
         role: str,
@@ -64,6 +68,17 @@ class GenerationConfig:
     temperature: float
     repetition_penalty: float
     seed: int
+    min_p: float
+    typical_p: float
+    presence_penalty: float
+    frequency_penalty: float
+    penalty_last_n: int
+    logit_bias: dict[int, float]
+    stop: list[str]
+    stop_token_ids: list[int]
+    ignore_eos: bool
+    min_new_tokens: int
+    logprobs: int
     def __init__(
         self,
         max_length: int = 2048,
@@ -75,7 +90,19 @@ class GenerationConfig:
         temperature: float = 0.95,
         repetition_penalty: float = 1.0,
         seed: int = -1,
+        min_p: float = 0.0,
+        typical_p: float = 1.0,
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
+        penalty_last_n: int = -1,
+        logit_bias: Mapping[int, float] = ...,
+        stop: Sequence[str] = ...,
+        stop_token_ids: Sequence[int] = ...,
+        ignore_eos: bool = False,
+        min_new_tokens: int = 0,
+        logprobs: int = -1,
     ) -> None: ...
+    def alternative(self, i: int) -> GenerationConfig: ...
 
 class ModelConfig:
     @property
@@ -139,9 +166,18 @@ class Tokenizer:
     def knows_tools(self) -> bool: ...
 
 class TextStreamer:
-    def __init__(self, tokenizer: Tokenizer, plain: bool = False, tools: str = "") -> None: ...
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        plain: bool = False,
+        stop: Sequence[str] = ...,
+        tools: str = "",
+        exact: bool = False,
+    ) -> None: ...
     def put(self, id: int) -> str: ...
     def finish(self) -> str: ...
+    @property
+    def stopped(self) -> bool: ...
     @property
     def reasoning(self) -> str: ...
     @property
@@ -151,6 +187,9 @@ class TextStreamer:
 
 class Generation:
     def step(self) -> int | None: ...
+    def stop(self) -> None: ...
+    @property
+    def logprobs(self) -> tuple[float, list[tuple[int, float]]] | None: ...
     @property
     def done(self) -> bool: ...
     @property
@@ -178,7 +217,9 @@ class Pipeline:
     def set_loras(self, loras: Sequence[tuple[str, float]]) -> None: ...
     @property
     def loras(self) -> list[tuple[str, float]]: ...
-    def start(self, prompt_ids: Sequence[int], config: GenerationConfig) -> Generation: ...
+    def start(
+        self, prompt_ids: Sequence[int], config: GenerationConfig, constraint: Constraint | None = None
+    ) -> Generation: ...
     def logits(self, ids: Sequence[int]) -> npt.NDArray[np.float32]: ...
     @property
     def tokenizer(self) -> Tokenizer: ...
@@ -193,6 +234,15 @@ class Pipeline:
     @property
     def notes(self) -> list[str]: ...
 
+def sampling_distribution(
+    logits: npt.ArrayLike,
+    config: GenerationConfig,
+    history: Sequence[int] = (),
+    n_prompt: int = 0,
+    eos_ids: Sequence[int] = (),
+    constraint: Constraint | None = None,
+) -> npt.NDArray[np.float64]: ...
+def draw_tokens(logits: npt.ArrayLike, config: GenerationConfig, n: int) -> npt.NDArray[np.int32]: ...
 def fit_conversation(
     tokenizer: Tokenizer, messages: Sequence[ChatMessage], tools: str, when_full: str, max_tokens: int
 ) -> tuple[list[int], int]: ...

@@ -27,16 +27,17 @@ from ._C import (
     ToolCallMessage,
     __version__,
 )
-from .messages import DeltaMessage, ToolCallDelta
+from .messages import DeltaMessage, TokenLogprob, ToolCallDelta
 from .model_config import ModelConfig
 from .pipeline import Pipeline
-from .stream import Stream, Usage
+from .stream import Completion, Stream, Usage
 from .tokenizer import Tokenizer
 from .tools import tool
 
 __all__ = [
     "ChatMessage",
     "CodeMessage",
+    "Completion",
     "ContextLengthError",
     "DeltaMessage",
     "Error",
@@ -47,6 +48,7 @@ __all__ = [
     "ModelConfig",
     "Pipeline",
     "Stream",
+    "TokenLogprob",
     "Tokenizer",
     "ToolCallDelta",
     "ToolCallMessage",

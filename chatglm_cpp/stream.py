@@ -10,6 +10,8 @@ from types import TracebackType
 from typing import Generic, TypeVar
 
 from . import _C
+from ._C import ChatMessage
+from .messages import DeltaMessage, TokenLogprob, ToolCallDelta
 
 T = TypeVar("T")
 
@@ -25,6 +27,21 @@ class Usage:
     prompt_seconds: float  # until the first token, or until now
     seconds: float  # in all, without the time the caller spent between pieces
     dropped_messages: int = 0  # messages of a chat that the prompt had no room for, see Pipeline.chat
+
+
+class Completion(str):
+    """A text, with why it ended ("stop" or "length") and, with the option `logprobs`, how likely its tokens
+    were."""
+
+    finish_reason: str | None
+    logprobs: list[TokenLogprob] | None
+
+    @classmethod
+    def of(cls, pieces: Stream[str]) -> Completion:
+        text = cls("".join(pieces))
+        text.finish_reason = pieces.usage.finish_reason
+        text.logprobs = pieces.logprobs
+        return text
 
 
 class Stream(Generic[T], Iterator[T]):
@@ -43,14 +60,15 @@ class Stream(Generic[T], Iterator[T]):
         self,
         generation: _C.Generation,
         text: _C.TextStreamer,
-        make_piece: Callable[[str, list[int], _C.TextStreamer], T],
+        make_piece: Callable[[DeltaMessage], T],
         dropped_messages: int = 0,
     ) -> None:
         self._generation: _C.Generation | None = generation
         self._dropped_messages = dropped_messages
         self._clock = [0.0, 0.0]  # until the first token, in all
         self._usage = self._measure(generation)
-        self._pieces = _pieces(generation, text, make_piece, self._clock)
+        self._logprobs: list[TokenLogprob] = []
+        self._pieces = _pieces(generation, text, make_piece, self._clock, self._logprobs)
 
     @property
     def usage(self) -> Usage:
@@ -58,6 +76,11 @@ class Stream(Generic[T], Iterator[T]):
         if self._generation is not None:
             self._usage = self._measure(self._generation)
         return self._usage
+
+    @property
+    def logprobs(self) -> list[TokenLogprob] | None:
+        """Of the tokens of all pieces so far; None when the option `logprobs` was not given."""
+        return self._logprobs or None
 
     def close(self) -> None:
         """Stops the reply and gives its memory back; a second call does nothing."""
@@ -107,10 +130,28 @@ class Stream(Generic[T], Iterator[T]):
 def _pieces(
     generation: _C.Generation,
     text: _C.TextStreamer,
-    make_piece: Callable[[str, list[int], _C.TextStreamer], T],
+    make_piece: Callable[[DeltaMessage], T],
     clock: list[float],
+    all_logprobs: list[TokenLogprob],
 ) -> Generator[T, None, None]:
     pending: list[int] = []
+    logprobs: list[TokenLogprob] = []
+
+    def take(content: str) -> T:
+        nonlocal pending, logprobs
+        piece = DeltaMessage(
+            role=ChatMessage.ROLE_ASSISTANT,
+            content=content,
+            token_ids=pending,
+            reasoning_content=text.reasoning,
+            tool_calls=[ToolCallDelta(i, c.id, c.type, c.function, c.code) for i, c in text.new_tool_calls],
+            tool_call_error=text.tool_call_error,
+            logprobs=logprobs or None,
+        )
+        all_logprobs.extend(logprobs)
+        pending, logprobs = [], []
+        return make_piece(piece)
+
     while not generation.done:
         start = perf_counter()
         token = generation.step()
@@ -121,10 +162,15 @@ def _pieces(
         if token is None:
             continue
         pending.append(token)
+        if (known := generation.logprobs) is not None:
+            logprobs.append(TokenLogprob(token, *known))
         content = text.put(token)
+        if text.stopped:
+            generation.stop()
         if content or text.reasoning or text.new_tool_calls:
-            yield make_piece(content, pending, text)
-            pending = []
+            yield take(content)
     content = text.finish()
+    if text.stopped:
+        generation.stop()
     if content or text.reasoning or text.new_tool_calls or pending:
-        yield make_piece(content, pending, text)
+        yield take(content)

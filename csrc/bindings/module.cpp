@@ -7,6 +7,7 @@ PYBIND11_MODULE(_C, m) {
     m.attr("__version__") = CHATGLM_VERSION;
     chatglm::bindings::bind_errors(m);
     chatglm::bindings::bind_messages(m);
+    chatglm::bindings::bind_sampling(m);
     chatglm::bindings::bind_pipeline(m);
     chatglm::bindings::bind_arrays(m);
     chatglm::bindings::bind_bench(m);

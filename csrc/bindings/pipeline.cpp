@@ -228,13 +228,20 @@ void bind_pipeline(py::module_& m) {
         "Ids of the prompt, and how many messages were dropped to bring it to max_tokens.");
 
     py::class_<TextStreamer>(m, "TextStreamer", "Ids of a reply, one by one, into pieces of its text.")
-        .def(py::init([](const Tokenizer& t, bool plain, const std::string& tools) {
-                 return std::make_unique<TextStreamer>(t, plain ? TextStreamer::kPlain : TextStreamer::kReply,
-                                                       tools);
+        .def(py::init([](const Tokenizer& t, bool plain, std::vector<std::string> stop,
+                         const std::string& tools, bool exact) {
+                 const auto mode = exact   ? TextStreamer::kExact
+                                   : plain ? TextStreamer::kPlain
+                                           : TextStreamer::kReply;
+                 return std::make_unique<TextStreamer>(t, mode, std::move(stop), tools);
              }),
-             py::arg("tokenizer"), py::arg("plain") = false, py::arg("tools") = "", py::keep_alive<1, 2>())
+             py::arg("tokenizer"), py::arg("plain") = false, py::arg("stop") = std::vector<std::string>{},
+             py::arg("tools") = "", py::arg("exact") = false, py::keep_alive<1, 2>())
         .def("put", &TextStreamer::put, py::arg("id"))
         .def("finish", &TextStreamer::finish)
+        .def_property_readonly(
+            "stopped", &TextStreamer::stopped,
+            "Whether one of the texts `stop` has come: no more text comes, and no more calls.")
         .def_property_readonly("reasoning", &TextStreamer::reasoning,
                                "The piece of the thought that became known with the last put or finish.")
         .def_property_readonly(
@@ -261,6 +268,17 @@ void bind_pipeline(py::module_& m) {
             },
             "The next token, or None: a chunk of the prompt was computed, or the reply has ended (see "
             "`done`).")
+        .def("stop", &Generation::stop, "Ends the reply, which then counts as complete.")
+        .def_property_readonly(
+            "logprobs",
+            [](const Generation& g) -> py::object {
+                const TokenLogprobs* logprobs = g.logprobs();
+                if (!logprobs) return py::none();
+                std::vector<std::pair<int32_t, float>> top;
+                for (const TokenLogprob& t : logprobs->top) top.emplace_back(t.id, t.logprob);
+                return py::make_tuple(logprobs->logprob, top);
+            },
+            "Of the last token: its log-probability, and the likeliest tokens as (id, log-probability).")
         .def_property_readonly("done", &Generation::done)
         .def_property_readonly("finish_reason", &finish_reason)
         .def_property_readonly("prompt_tokens", &Generation::prompt_tokens)
@@ -296,7 +314,15 @@ void bind_pipeline(py::module_& m) {
                                        result.emplace_back(lora.path, lora.scale);
                                    return result;
                                })
-        .def("start", &Pipeline::start, py::arg("prompt_ids"), py::arg("config"), release_gil())
+        .def(
+            "start",
+            [](Pipeline& p, std::vector<int32_t> prompt, const GenerationConfig& config,
+               const py::object& constraint) {
+                auto checked = to_constraint(constraint);
+                const py::gil_scoped_release release;
+                return p.start(std::move(prompt), config, std::move(checked));
+            },
+            py::arg("prompt_ids"), py::arg("config"), py::arg("constraint") = py::none())
         .def(
             "logits",
             [](Pipeline& p, const std::vector<int32_t>& ids) {

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cmath>
 #include <mutex>
 #include <optional>
 #include <span>
@@ -203,11 +202,11 @@ struct Generation::State {
     FinishReason finish = FinishReason::kNone;
 
     State(std::shared_ptr<Pipeline::Shared> shared_in, const GenerationConfig& config_in,
-          std::vector<int32_t> prompt, int max_length_in)
+          std::vector<int32_t> prompt, int max_length_in, std::shared_ptr<Constraint> constraint)
         : shared(std::move(shared_in)),
           loras(shared->current_loras()),
           config(config_in),
-          sampler(config_in),
+          sampler(config_in, shared->tokenizer->eos_ids(), std::move(constraint)),
           ids(std::move(prompt)),
           n_prompt(static_cast<int>(ids.size())),
           max_length(max_length_in),
@@ -252,20 +251,34 @@ bool Generation::step(int32_t& token, const std::function<bool()>& interrupted) 
     if (s.n_computed < static_cast<int>(s.ids.size())) return false;
     // Rows of the embedding beyond the vocabulary are padding: no token has such an id.
     const size_t n_tokens = std::min(s.logits.size(), static_cast<size_t>(s.shared->tokenizer->vocab_size()));
-    if (!std::all_of(s.logits.begin(), s.logits.end(), [](float logit) { return std::isfinite(logit); })) {
+    if (!all_finite(s.logits)) {
         s.finish = FinishReason::kCancelled;  // there is nothing to go on from
         throw Error(
             "The model computed something that is no number: its file is damaged, or the scale of an "
             "adapter is too large.");
     }
-    token = s.sampler.sample(std::span(s.logits).first(n_tokens), s.ids);
-    if (s.shared->tokenizer->is_eos(token)) {
+    try {
+        token = s.sampler.sample(std::span(s.logits).first(n_tokens), s.ids, static_cast<size_t>(s.n_prompt));
+    } catch (...) {
+        s.finish = FinishReason::kCancelled;
+        throw;
+    }
+    if (s.sampler.is_end(token)) {
         s.finish = FinishReason::kStop;
         return false;
     }
     s.ids.push_back(token);
     s.check_length();
+    if (s.sampler.complete()) s.finish = FinishReason::kStop;
     return true;
+}
+
+void Generation::stop() {
+    state_->finish = FinishReason::kStop;
+}
+
+const TokenLogprobs* Generation::logprobs() const {
+    return state_->sampler.logprobs();
 }
 
 bool Generation::done() const {
@@ -335,8 +348,15 @@ void cut_prompt(std::vector<int32_t>& prompt, const std::vector<int32_t>& prefix
 
 }  // namespace
 
-std::unique_ptr<Generation> Pipeline::start(std::vector<int32_t> prompt, const GenerationConfig& config) {
+std::unique_ptr<Generation> Pipeline::start(std::vector<int32_t> prompt, const GenerationConfig& config,
+                                            std::shared_ptr<Constraint> constraint) {
     config.validate();
+    config.validate_ids(this->config().vocab_size);
+    if (constraint && !(config.stop.empty() && config.stop_token_ids.empty() && !config.ignore_eos)) {
+        throw InvalidArgument(
+            "stop, stop_token_ids and ignore_eos end a reply where its format may not end; leave them out of "
+            "a reply of a given format.");
+    }
     if (prompt.empty()) throw InvalidArgument("The prompt is empty: give at least one token.");
     for (const int32_t id : prompt) {
         if (id < 0 || id >= this->config().vocab_size) {
@@ -357,7 +377,8 @@ std::unique_ptr<Generation> Pipeline::start(std::vector<int32_t> prompt, const G
                                  ", or set max_context_length to keep only its last tokens.");
     }
     check_cache_memory(shared_->cache.layout(), static_cast<int>(prompt.size()), memory_state());
-    auto state = std::make_unique<Generation::State>(shared_, config, std::move(prompt), max_length);
+    auto state = std::make_unique<Generation::State>(shared_, config, std::move(prompt), max_length,
+                                                     std::move(constraint));
     if (config.max_new_tokens == 0) state->finish = FinishReason::kLength;
     return std::unique_ptr<Generation>(new Generation(std::move(state)));
 }
@@ -365,25 +386,32 @@ std::unique_ptr<Generation> Pipeline::start(std::vector<int32_t> prompt, const G
 namespace {
 
 // Runs a generation to its end, handing pieces of its text to `on_text`, and of its thought to
-// `on_reasoning`; returns the reply's ids.
-std::vector<int32_t> run(Generation& generation, TextStreamer& streamer,
-                         const Pipeline::TextCallback& on_text,
-                         const Pipeline::TextCallback& on_reasoning = nullptr) {
-    std::vector<int32_t> ids;
-    int32_t token = 0;
+// `on_reasoning`; returns what came.
+ChatMessage run(Generation& generation, TextStreamer& streamer, const Pipeline::TextCallback& on_text,
+                const Pipeline::TextCallback& on_reasoning = nullptr) {
+    ChatMessage message{ChatMessage::kRoleAssistant, ""};
     const auto give = [](const std::string& text, const Pipeline::TextCallback& to) {
         return text.empty() || !to || to(text);
     };
-    const auto emit = [&](const std::string& text) {
-        return give(streamer.reasoning(), on_reasoning) && give(text, on_text);
+    const auto add = [&](const std::string& text) {
+        message.reasoning_content += streamer.reasoning();
+        message.content += text;
+        if (message.tool_call_error.empty()) message.tool_call_error = streamer.tool_call_error();
     };
-    while (!generation.done()) {
+    bool wanted = true;
+    int32_t token = 0;
+    while (wanted && !generation.done()) {
         if (!generation.step(token)) continue;
-        ids.push_back(token);
-        if (!emit(streamer.put(token))) return ids;
+        const std::string text = streamer.put(token);
+        add(text);
+        if (streamer.stopped()) generation.stop();
+        wanted = give(streamer.reasoning(), on_reasoning) && give(text, on_text);
     }
-    emit(streamer.finish());
-    return ids;
+    const std::string text = streamer.finish();
+    add(text);
+    if (wanted && give(streamer.reasoning(), on_reasoning)) give(text, on_text);
+    message.tool_calls = streamer.tool_calls();
+    return message;
 }
 
 }  // namespace
@@ -391,20 +419,15 @@ std::vector<int32_t> run(Generation& generation, TextStreamer& streamer,
 ChatMessage Pipeline::chat(const std::vector<ChatMessage>& messages, const GenerationConfig& config,
                            const TextCallback& on_text, const TextCallback& on_reasoning) {
     const auto generation = start(tokenizer().apply_chat_template(messages), config);
-    TextStreamer streamer(tokenizer());
-    return tokenizer().decode_message(run(*generation, streamer, on_text, on_reasoning));
+    TextStreamer streamer(tokenizer(), TextStreamer::kReply, config.stop);
+    return run(*generation, streamer, on_text, on_reasoning);
 }
 
 std::string Pipeline::generate(std::string_view prompt, const GenerationConfig& config,
                                const TextCallback& on_text) {
     const auto generation = start(tokenizer().encode(prompt), config);
-    TextStreamer streamer(tokenizer(), TextStreamer::kPlain);
-    std::string text;
-    run(*generation, streamer, [&](std::string_view piece) {
-        text += piece;
-        return !on_text || on_text(piece);
-    });
-    return text;
+    TextStreamer streamer(tokenizer(), TextStreamer::kPlain, config.stop);
+    return run(*generation, streamer, on_text).content;
 }
 
 void Pipeline::logits(const std::vector<int32_t>& ids, float* out, const std::function<bool()>& interrupted) {

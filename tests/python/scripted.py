@@ -22,9 +22,16 @@ class ScriptedGeneration:
         self.new_tokens += 1
         return self._reply[self.new_tokens - 1]
 
+    def stop(self) -> None:
+        self._reply = self._reply[: self.new_tokens]
+
     @property
     def done(self) -> bool:
         return self.new_tokens == len(self._reply)
+
+    @property
+    def logprobs(self) -> None:
+        return None
 
     @property
     def finish_reason(self) -> str | None:
@@ -39,7 +46,7 @@ class ScriptedEngine:
         self._replies = iter(replies)
         self.prompts: list[str] = []
 
-    def start(self, prompt: list[int], config: object) -> ScriptedGeneration:
+    def start(self, prompt: list[int], config: object, constraint: object = None) -> ScriptedGeneration:
         tokenizer = self._engine.tokenizer
         self.prompts.append(tokenizer.decode(prompt, False))
         return ScriptedGeneration(prompt, tokenizer.encode_special(next(self._replies)))

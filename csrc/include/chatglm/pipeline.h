@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "chatglm/constraint.h"
 #include "chatglm/generation.h"
 #include "chatglm/message.h"
 #include "chatglm/model.h"
@@ -46,6 +47,10 @@ class Generation {
     bool step(int32_t& token, const std::function<bool()>& interrupted = nullptr);
     bool done() const;
     FinishReason finish_reason() const;
+    // Ends the reply, which then counts as complete: a text of GenerationConfig::stop has come.
+    void stop();
+    // Of the last token that was given; null when the settings do not ask for it.
+    const TokenLogprobs* logprobs() const;
 
     int prompt_tokens() const;    // ids in the prompt
     int cached_tokens() const;    // of these, found in the cache of an earlier call
@@ -88,8 +93,10 @@ class Pipeline {
 
     // Begins a reply to `prompt`. Throws ContextLengthError when the prompt does not fit, InvalidArgument for
     // an empty prompt, ids outside the vocabulary or settings out of range, OutOfMemory when its cache cannot
-    // be had.
-    std::unique_ptr<Generation> start(std::vector<int32_t> prompt, const GenerationConfig& config);
+    // be had. With `constraint` the reply's text is what it allows. GenerationConfig::stop is for who turns
+    // tokens into text: see TextStreamer and stop().
+    std::unique_ptr<Generation> start(std::vector<int32_t> prompt, const GenerationConfig& config,
+                                      std::shared_ptr<Constraint> constraint = nullptr);
 
     // The assistant's reply to a conversation. `on_text` receives the answer, which is the reply's `content`;
     // `on_reasoning` what a reasoning model thinks before it, the reply's `reasoning_content`.
