@@ -82,15 +82,18 @@ def main() -> None:
     sizes += [Size("reply", args.tokens, 0, batch) for batch in args.batches if batch > 1]
     try:
         with contextlib.ExitStack() as stack:
+            # Opened first: minutes of measuring shall not be lost to a wrong path.
+            file = stack.enter_context(open(args.json, "w", encoding="utf-8")) if args.json else None
             programs, described = start_programs(args, stack)
             results = [compare(programs, size, args.rounds) for size in sizes]
+            if file:
+                report = {"model": args.model, "machine": machine(), "programs": described}
+                json.dump(report | {"results": results}, file, indent=2)
+                file.write("\n")
     except (PeerError, OSError) as error:
         sys.exit(f"error: {error}")
-    if args.json:
-        report = {"model": args.model, "machine": machine(), "programs": described, "results": results}
-        with open(args.json, "w", encoding="utf-8") as file:
-            json.dump(report, file, indent=2)
-            file.write("\n")
+    except KeyboardInterrupt:
+        sys.exit("interrupted")
 
 
 def parse_arguments() -> argparse.Namespace:

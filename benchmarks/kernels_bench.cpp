@@ -158,12 +158,14 @@ int main(int argc, char** argv) {
     const std::string only_table = argc > 1 ? argv[1] : "", only_type = argc > 2 ? argv[2] : "";
     std::vector<uint64_t> buffer(kBufferBytes / 8);
     uint64_t sink = 0;
+    bool found = false;
 
     int count = 0;
     const Kernels* const* tables = runnable_kernels(&count);
     for (int t = 0; t < count; ++t) {
         const Kernels& k = *tables[t];
         if (!only_table.empty() && only_table != k.name) continue;
+        found = true;
         std::printf("%-10s %-5s %10s %10s %8s %8s %8s %8s %8s %10s\n", k.name, "type", "read GB/s", "x1 GB/s",
                     "x2", "x3", "x4", "x5", "x8", "x512 GMAC/s");
         const bool slow = std::string(k.name) == "generic";
@@ -196,5 +198,6 @@ int main(int argc, char** argv) {
             std::printf(" %10.1f\n", static_cast<double>(m * kCols * 512) / s / 1e9);
         }
     }
-    return sink == 1;
+    if (!found) std::fprintf(stderr, "This machine cannot run the table %s.\n", only_table.c_str());
+    return !found || sink == 1;
 }

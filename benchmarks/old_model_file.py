@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import struct
 import sys
 from collections.abc import Iterator
+from typing import BinaryIO
 
 import gguf
 import sentencepiece
@@ -56,7 +58,21 @@ def tokenizer() -> bytes:
 
 
 def write(source: str, target: str) -> None:
+    """Writes the file `target`, which must not be there yet; a failure leaves nothing behind."""
     reader = gguf.GGUFReader(source)
+    present = {tensor.name for tensor in reader.tensors}
+    missing = [ours for ours, _ in OF_LAYER if f"blk.0.{ours}" not in present]
+    if missing or "chatglm.block_count" not in reader.fields:
+        raise ValueError("it has not ChatGLM2's or ChatGLM3's architecture")
+    with open(target, "xb") as file:
+        try:
+            write_file(reader, file)
+        except BaseException:
+            os.unlink(target)
+            raise
+
+
+def write_file(reader: gguf.GGUFReader, file: BinaryIO) -> None:
 
     def field(key: str) -> int | float:
         return reader.fields[f"chatglm.{key}"].contents()
@@ -64,23 +80,22 @@ def write(source: str, target: str) -> None:
     n_layers = int(field("block_count"))
     tensors = {tensor.name: tensor for tensor in reader.tensors}
     output, piece = tensors["output.weight"], tokenizer()
-    with open(target, "xb") as file:
-        file.write(b"ggml" + struct.pack("<ii", CHATGLM2, VERSION))
-        file.write(struct.pack("<ii", TYPES[output.tensor_type.name], int(output.shape[1])))
-        for key in ("embedding_length", "attention.head_count", "attention.head_count_kv"):
-            file.write(struct.pack("<i", int(field(key))))
-        file.write(struct.pack("<ii", n_layers, int(field("feed_forward_length"))))
-        file.write(struct.pack("<fif", field("attention.layer_norm_rms_epsilon"), 0, 10000.0))
-        file.write(struct.pack("<iii", int(field("context_length")), 2, 0))
-        file.write(struct.pack("<i", len(piece)) + piece)
-        for ours, theirs in names(n_layers):
-            tensor = tensors[ours]
-            shape = [int(n) for n in reversed(tensor.shape)]
-            file.write(struct.pack("<i", len(theirs)) + theirs.encode())
-            file.write(struct.pack(f"<i{len(shape)}i", len(shape), *shape))
-            file.write(struct.pack("<i", TYPES[tensor.tensor_type.name]))
-            file.write(bytes(-file.tell() % 16))
-            tensor.data.tofile(file)
+    file.write(b"ggml" + struct.pack("<ii", CHATGLM2, VERSION))
+    file.write(struct.pack("<ii", TYPES[output.tensor_type.name], int(output.shape[1])))
+    for key in ("embedding_length", "attention.head_count", "attention.head_count_kv"):
+        file.write(struct.pack("<i", int(field(key))))
+    file.write(struct.pack("<ii", n_layers, int(field("feed_forward_length"))))
+    file.write(struct.pack("<fif", field("attention.layer_norm_rms_epsilon"), 0, 10000.0))
+    file.write(struct.pack("<iii", int(field("context_length")), 2, 0))
+    file.write(struct.pack("<i", len(piece)) + piece)
+    for ours, theirs in names(n_layers):
+        tensor = tensors[ours]
+        shape = [int(n) for n in reversed(tensor.shape)]
+        file.write(struct.pack("<i", len(theirs)) + theirs.encode())
+        file.write(struct.pack(f"<i{len(shape)}i", len(shape), *shape))
+        file.write(struct.pack("<i", TYPES[tensor.tensor_type.name]))
+        file.write(bytes(-file.tell() % 16))
+        tensor.data.tofile(file)
 
 
 def main() -> None:

@@ -32,8 +32,14 @@ def main() -> None:
         title = f"{about['model']}, {about['dtype']}, {about['threads']} threads, {report['machine']}"
     except (OSError, ValueError, KeyError, TypeError) as error:
         sys.exit(f"error: {args.results}: is no JSON of compare.py ({error})")
+    if not results:
+        sys.exit(f"error: {args.results}: holds no measurements")
     try:
         draw(results, title, args.picture)
+    except (KeyError, TypeError) as error:
+        sys.exit(f"error: {args.results}: is no JSON of compare.py ({error!r})")
+    except ValueError as error:
+        sys.exit(f"error: {args.picture}: cannot be drawn ({error})")
     except ImportError:
         sys.exit("error: drawing needs matplotlib; run: pip install matplotlib")
     except OSError as error:

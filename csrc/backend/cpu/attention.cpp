@@ -17,6 +17,9 @@ constexpr int kSplit = 512;
 // accumulators stay in the first-level cache (32 * 128 * 4 = 16 KB).
 constexpr int kQueriesPerTile = 32;
 
+// Results of splits that wait to be folded take no more than this, however many threads there are.
+constexpr int64_t kMaxPartialBytes = int64_t{64} << 20;
+
 // state (m, l, acc) += split (m, l, acc), both online-softmax partial results.
 void fold(float& m, float& l, float* acc, float split_m, float split_l, const float* split_acc, int n) {
     if (split_l == 0.0f) return;
@@ -176,7 +179,8 @@ void PagedAttention::attend(const KvLayout& layout, int layer, const AttentionBa
     int max_splits = 0;
     for (const Tile& tile : tiles_) max_splits = std::max(max_splits, tile.n_splits);
 
-    if (max_splits <= 1 || n_units >= 4 * pool_.size()) {
+    const int64_t partial_bytes = n_units * max_splits * state * static_cast<int64_t>(sizeof(float));
+    if (max_splits <= 1 || n_units >= 4 * pool_.size() || partial_bytes > kMaxPartialBytes) {
         // Enough tiles for every thread: each runs all splits of its tile and folds them as it goes.
         pool_.parallel_for(n_units, [&](int64_t unit, int thread) {
             const Tile& tile = tiles_[static_cast<size_t>(unit / layout.n_kv_heads)];
