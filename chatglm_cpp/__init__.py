@@ -16,6 +16,7 @@ from pkgutil import extend_path
 __path__ = extend_path(__path__, __name__)
 
 from ._C import (
+    Busy,
     ChatMessage,
     CodeMessage,
     ContextLengthError,
@@ -24,6 +25,7 @@ from ._C import (
     FunctionMessage,
     GenerationConfig,
     InvalidArgument,
+    PipelineStats,
     ToolCallMessage,
     __version__,
 )
@@ -34,6 +36,7 @@ from .stream import Stream, Usage
 from .tokenizer import Tokenizer
 
 __all__ = [
+    "Busy",
     "ChatMessage",
     "CodeMessage",
     "ContextLengthError",
@@ -45,6 +48,7 @@ __all__ = [
     "InvalidArgument",
     "ModelConfig",
     "Pipeline",
+    "PipelineStats",
     "Stream",
     "Tokenizer",
     "ToolCallMessage",

@@ -23,6 +23,7 @@ class GenerationOptions(TypedDict, total=False):
     temperature: float
     repetition_penalty: float
     seed: int
+    max_time: float
     num_threads: int
 
 
@@ -36,6 +37,7 @@ def make_generation_config(
     temperature: float,
     repetition_penalty: float,
     seed: int,
+    max_time: float,
 ) -> GenerationConfig:
     """Checked options. Raises TypeError or InvalidArgument, naming the option."""
     return GenerationConfig(
@@ -48,6 +50,7 @@ def make_generation_config(
         temperature=as_float("temperature", temperature),
         repetition_penalty=as_float("repetition_penalty", repetition_penalty),
         seed=as_int("seed", seed, _SEED_MAX),
+        max_time=as_float("max_time", max_time),
     )
 
 

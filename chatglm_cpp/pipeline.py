@@ -6,7 +6,8 @@ import os
 import warnings
 from collections.abc import Iterable
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, overload
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,7 @@ from .lora import LoraLike, to_loras
 from .messages import Conversation, DeltaMessage, check_text, to_token_ids
 from .model_config import Model, ModelConfig, make_config
 from .model_file import engine_path, find_model, remove_damaged
-from .options import GenerationOptions, as_int, make_generation_config
+from .options import GenerationOptions, as_float, as_int, make_generation_config
 from .stream import Stream
 from .tokenizer import Tokenizer
 
@@ -26,13 +27,14 @@ if TYPE_CHECKING:
 
 
 class Pipeline:
-    """A model, its tokenizer and the memory of the last conversation.
+    """A model, its tokenizer and the memory of earlier conversations.
 
         pipeline = chatglm_cpp.Pipeline("model.gguf")
 
-    One pipeline may be used from several threads; their tokens are computed in turn. The next turn of a
-    conversation continues from what the last call left in the cache, and a result never depends on that, on
-    the number of threads or on `prefill_chunk`.
+    One pipeline may be used from any number of threads and coroutines: replies that are wanted at the same
+    time are computed together. A prompt that begins like an earlier one, as the next turn of a conversation
+    does, starts where the two part. A result never depends on that, on who else asks, on the number of
+    threads or on how a prompt is cut.
 
     Args:
         path: a GGUF file; or the folder of a Hugging Face checkpoint, or its name on the Hugging Face Hub,
@@ -44,7 +46,13 @@ class Pipeline:
         kv_dtype: type of the cache of keys and values, "f16" or "f32".
         n_threads: threads to compute with, 0 for one per physical core. `num_threads` is the same.
         lora: a LoRA adapter (GGUF) to use, several of them, or {path: scale}; see set_lora.
-        prefill_chunk: tokens of a prompt computed at once; less means less memory and a faster Ctrl-C.
+        prefill_chunk: most tokens of prompts computed at once; less means less memory.
+        max_pause: seconds by which new prompts may hold up each token of the replies that are being written.
+        max_sequences: replies computed at the same time; more of them wait for their turn.
+        max_queue: requests that may wait; one more is refused with Busy.
+        cache_memory: bytes for keys and values, those of running replies and, for as long as there is room,
+            of earlier ones. 0 for 1 GiB or 8192 tokens, whichever is more; then a reply that runs alone may
+            use what it needs, else one that could outgrow the memory is refused.
         verbose: show downloads and conversions on stderr; by default when stderr is a terminal.
 
     Raises:
@@ -63,6 +71,10 @@ class Pipeline:
         n_threads: int = 0,
         lora: LoraLike = None,
         prefill_chunk: int = 512,
+        max_pause: float = 0.25,
+        max_sequences: int = 16,
+        max_queue: int = 256,
+        cache_memory: int = 0,
         num_threads: int | None = None,
         verbose: bool | None = None,
     ) -> None:
@@ -71,11 +83,23 @@ class Pipeline:
         n_threads = as_int("n_threads", n_threads)
         kv_dtype = check_text(kv_dtype, "kv_dtype")
         prefill_chunk = as_int("prefill_chunk", prefill_chunk)
+        max_pause = as_float("max_pause", max_pause)
+        max_sequences = as_int("max_sequences", max_sequences)
+        max_queue = as_int("max_queue", max_queue)
+        cache_memory = as_int("cache_memory", cache_memory, 2**62)
         loras = to_loras(lora)
 
         def load(file: str) -> _C.Pipeline:
             return _C.Pipeline(
-                file, n_threads=n_threads, kv_dtype=kv_dtype, prefill_chunk=prefill_chunk, loras=loras
+                file,
+                n_threads=n_threads,
+                kv_dtype=kv_dtype,
+                prefill_chunk=prefill_chunk,
+                max_pause=max_pause,
+                max_sequences=max_sequences,
+                max_queue=max_queue,
+                cache_memory=cache_memory,
+                loras=loras,
             )
 
         found = find_model(path, dtype, verbose)
@@ -153,7 +177,7 @@ class Pipeline:
     @overload
     def chat(
         self, messages: Conversation, *, stream: Literal[True], **options: Unpack[GenerationOptions]
-    ) -> Stream[DeltaMessage]: ...
+    ) -> Stream[DeltaMessage, ChatMessage]: ...
     def chat(
         self,
         messages: Conversation,
@@ -168,8 +192,9 @@ class Pipeline:
         repetition_penalty: float = 1.0,
         stream: bool = False,
         seed: int = -1,
+        max_time: float = -1,
         num_threads: int = 0,
-    ) -> ChatMessage | Stream[DeltaMessage]:
+    ) -> ChatMessage | Stream[DeltaMessage, ChatMessage]:
         """The assistant's reply to a conversation.
 
             reply = pipeline.chat([{"role": "user", "content": "你好"}])
@@ -190,6 +215,7 @@ class Pipeline:
             repetition_penalty: above 1 makes tokens that were there already less likely.
             stream: give an iterator of DeltaMessage instead of the whole reply.
             seed: same seed, same reply; -1 takes a new one each time.
+            max_time: seconds after which the reply ends as it is, waiting included; -1 for no limit.
             num_threads: accepted for programs of earlier versions; threads are set when the pipeline is made.
 
         Returns:
@@ -198,6 +224,7 @@ class Pipeline:
             its `usage` counts tokens, and closing or dropping it stops the work.
 
         Raises:
+            Busy: too many requests wait already.
             ContextLengthError: the prompt leaves no room for a reply.
             InvalidArgument: an option is out of its range, or the model's format has no place for a message.
             TypeError: something is of the wrong type.
@@ -205,13 +232,12 @@ class Pipeline:
         self._ignore_num_threads(num_threads)
         config = make_generation_config(
             max_length, max_new_tokens, max_context_length, do_sample, top_k, top_p, temperature,
-            repetition_penalty, seed,
+            repetition_penalty, seed, max_time,
         )  # fmt: skip
         generation = self._engine.start(self.tokenizer.apply_chat_template(messages), config)
-        pieces = Stream(generation, _C.TextStreamer(self._engine.tokenizer), _delta)
-        if stream:
-            return pieces
-        return self.merge_streaming_messages(pieces)
+        text = _C.TextStreamer(self._engine.tokenizer)
+        pieces = Stream(generation, text, _delta, self.merge_streaming_messages)
+        return pieces if stream else pieces.result()
 
     @overload
     def generate(
@@ -224,7 +250,7 @@ class Pipeline:
     @overload
     def generate(
         self, prompt: str | Iterable[int], *, stream: Literal[True], **options: Unpack[GenerationOptions]
-    ) -> Stream[str]: ...
+    ) -> Stream[str, str]: ...
     def generate(
         self,
         prompt: str | Iterable[int],
@@ -239,8 +265,9 @@ class Pipeline:
         repetition_penalty: float = 1.0,
         stream: bool = False,
         seed: int = -1,
+        max_time: float = -1,
         num_threads: int = 0,
-    ) -> str | Stream[str]:
+    ) -> str | Stream[str, str]:
         """A continuation of `prompt`, for base and code models.
 
             pipeline.generate("def quicksort(", do_sample=False, max_new_tokens=64)
@@ -251,15 +278,84 @@ class Pipeline:
         self._ignore_num_threads(num_threads)
         config = make_generation_config(
             max_length, max_new_tokens, max_context_length, do_sample, top_k, top_p, temperature,
-            repetition_penalty, seed,
+            repetition_penalty, seed, max_time,
         )  # fmt: skip
         if isinstance(prompt, str):
             ids = self.tokenizer.encode(prompt)
         else:
             ids = to_token_ids(prompt, self._engine.config.vocab_size, "prompt")
         generation = self._engine.start(ids, config)
-        pieces = Stream(generation, _C.TextStreamer(self._engine.tokenizer, plain=True), _text)
-        return pieces if stream else "".join(pieces)
+        pieces = Stream(generation, _C.TextStreamer(self._engine.tokenizer, plain=True), _text, "".join)
+        return pieces if stream else pieces.result()
+
+    @overload
+    def submit(
+        self, messages: Conversation, **options: Unpack[GenerationOptions]
+    ) -> Stream[DeltaMessage, ChatMessage]: ...
+    @overload
+    def submit(
+        self, *, prompt: str | Iterable[int], **options: Unpack[GenerationOptions]
+    ) -> Stream[str, str]: ...
+    def submit(
+        self,
+        messages: Conversation | None = None,
+        *,
+        prompt: str | Iterable[int] | None = None,
+        **options: Any,
+    ) -> Stream[DeltaMessage, ChatMessage] | Stream[str, str]:
+        """Begins a reply and returns at once with a handle of it.
+
+            replies = [pipeline.submit(conversation) for conversation in conversations]  # computed together
+            for reply in replies:
+                print(reply.result().content, reply.usage.tokens_per_second)
+
+        With `messages` it is a reply as of `chat`, with `prompt` a continuation as of `generate`; options and
+        errors are theirs. The handle is the iterator that they give with stream=True.
+        """
+        if (messages is None) == (prompt is None):
+            raise TypeError("Give submit either messages or prompt.")
+        if messages is not None:
+            return self.chat(messages, stream=True, **options)
+        assert prompt is not None
+        return self.generate(prompt, stream=True, **options)
+
+    def achat(
+        self, messages: Conversation, **options: Unpack[GenerationOptions]
+    ) -> Stream[DeltaMessage, ChatMessage]:
+        """`chat` for coroutines; options and errors are the same. Cancelling the task stops the reply.
+
+        reply = await pipeline.achat(messages)
+        async for delta in pipeline.achat(messages):
+            print(delta.content, end="", flush=True)
+        """
+        return self.submit(messages, **options)
+
+    def agenerate(
+        self, prompt: str | Iterable[int], **options: Unpack[GenerationOptions]
+    ) -> Stream[str, str]:
+        """`generate` for coroutines, as `achat` is `chat`."""
+        return self.submit(prompt=prompt, **options)
+
+    @property
+    def stats(self) -> _C.PipelineStats:
+        """How many replies run and wait, and the memory of keys and values."""
+        return self._engine.stats
+
+    def clear_cache(self) -> None:
+        """Forgets what earlier replies left for later ones that begin alike."""
+        self._engine.clear_cache()
+
+    def close(self) -> None:
+        """Cancels all replies and ends the thread that computes them. Nothing can be computed afterwards."""
+        self._engine.close()
+
+    def __enter__(self) -> Pipeline:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
     def logits(self, input_ids: Iterable[int]) -> npt.NDArray[np.float32]:
         """What the model expects after each of `input_ids`: float32 (len(input_ids), vocab_size).

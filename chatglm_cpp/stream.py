@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
-from time import perf_counter
 from types import TracebackType
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from . import _C
+from .wakeups import Subscription, subscribe
 
 T = TypeVar("T")
+Whole = TypeVar("Whole")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,75 +21,172 @@ class Usage:
 
     prompt_tokens: int
     cached_tokens: int  # of these, found in the cache of an earlier call
+    computed_tokens: int  # of these, in the cache by now: the progress of a long prompt
     new_tokens: int
-    finish_reason: str | None  # "stop", "length", "cancelled", or None while running
-    prompt_seconds: float  # until the first token, or until now
-    seconds: float  # in all, without the time the caller spent between pieces
+    finish_reason: str | None  # "stop", "length", "cancelled", "deadline", or None while running
+    queue_seconds: float  # from the request until its computation began, or until now
+    prompt_seconds: float  # from the request until the first token, or until now
+    seconds: float  # from the request until the end, or until now
+    tokens_per_second: float  # of the tokens after the first one; 0 before the second one
 
 
-class Stream(Generic[T], Iterator[T]):
-    """Iterator over the pieces of one reply. Closing or dropping it stops the work.
+class Stream(Generic[T, Whole], Iterator[T]):
+    """A reply that is being generated: an iterator over its pieces, for `for` and for `async for`.
 
-    Each token is computed when the next piece is asked for, so nothing runs behind the caller's back and
-    Ctrl-C arrives between two tokens. Usable as a context manager, which closes it at the end of the block.
+    The engine computes it whether somebody waits for a piece or not. Cancelling, closing or dropping it stops
+    the work, Ctrl-C while a piece is waited for does so too. Usable as a context manager, which closes it at
+    the end of the block.
 
         with pipeline.chat(messages, stream=True) as stream:
             for delta in stream:
                 print(delta.content, end="", flush=True)
             print(stream.usage.new_tokens)
+
+    In a coroutine:
+
+        async for delta in pipeline.submit(messages):
+            print(delta.content, end="", flush=True)
+        reply = await pipeline.submit(messages)
     """
 
     def __init__(
-        self, generation: _C.Generation, text: _C.TextStreamer, make_piece: Callable[[str, list[int], str], T]
+        self,
+        generation: _C.Generation,
+        text: _C.TextStreamer,
+        make_piece: Callable[[str, list[int], str], T],
+        make_whole: Callable[[list[T]], Whole],
     ) -> None:
         self._generation: _C.Generation | None = generation
-        self._clock = [0.0, 0.0]  # until the first token, in all
-        self._usage = self._measure(generation)
-        self._pieces = _pieces(generation, text, make_piece, self._clock)
+        self._usage = _measure(generation)
+        self._pieces = _pieces(generation, text, make_piece)
+        self._make_whole = make_whole
+        self._given: list[T] = []
+        self._ahead: list[T] = []  # found while the prompt was waited for
+        self._subscription: Subscription | None = None
 
     @property
     def usage(self) -> Usage:
         """Token counts and times; complete once the iterator is exhausted, final once it is closed."""
-        if self._generation is not None:
-            self._usage = self._measure(self._generation)
+        if (generation := self._generation) is not None:
+            self._usage = _measure(generation)
         return self._usage
+
+    @property
+    def done(self) -> bool:
+        """Whether all pieces have been given."""
+        return self._generation is None and not self._ahead
+
+    def result(self) -> Whole:
+        """Waits for the end and returns the whole reply: a ChatMessage or, of `generate`, a text."""
+        for _ in self:
+            pass
+        return self._make_whole(self._given)
+
+    def prefill(self) -> Iterator[Usage]:
+        """Waits for the first piece of the reply, and says after each part of the prompt how far it is.
+
+        for usage in stream.prefill():
+            print(f"{usage.computed_tokens} of {usage.prompt_tokens} tokens read")
+        """
+        while not self._given and not self._ahead and self._generation is not None:
+            piece = self._advance()
+            if isinstance(piece, _Nothing):
+                if self.usage.new_tokens == 0 and self._generation is not None:
+                    yield self.usage
+            else:
+                self._ahead.append(piece)
+
+    def cancel(self) -> None:
+        """Stops the reply within one token. May be called from any thread; a second call does nothing."""
+        if (generation := self._generation) is not None:
+            generation.cancel()
 
     def close(self) -> None:
         """Stops the reply and gives its memory back; a second call does nothing."""
-        self._release("cancelled")
+        self._ahead.clear()
+        self.cancel()
+        self._release()
 
-    def _release(self, reason: str | None) -> None:
-        if self._generation is None:
-            return
-        usage = self._measure(self._generation, reason)
-        self._pieces.close()  # refuses, before anything changes, while another thread computes a piece
-        self._usage = usage
-        self._generation = None
+    def _release(self) -> None:
+        # Else another thread is at it, which finds it cancelled.
+        if inspect.getgeneratorstate(self._pieces) != inspect.GEN_RUNNING:
+            self._usage = self.usage
+            self._generation = None
+            self._pieces.close()
+            self._subscription = None
 
-    def _measure(self, generation: _C.Generation, reason: str | None = None) -> Usage:
-        return Usage(
-            prompt_tokens=generation.prompt_tokens,
-            cached_tokens=generation.cached_tokens,
-            new_tokens=generation.new_tokens,
-            finish_reason=generation.finish_reason or reason,
-            prompt_seconds=self._clock[0],
-            seconds=self._clock[1],
-        )
+    def _advance(self) -> T | _Nothing:
+        """What the next token gives; nothing at the end, too."""
+        try:
+            piece = next(self._pieces)
+        except StopIteration:
+            self._release()
+            return _NOTHING
+        except BaseException:
+            if inspect.getgeneratorstate(self._pieces) != inspect.GEN_RUNNING:
+                self.close()
+            raise
+        return piece
 
-    def __iter__(self) -> Stream[T]:
+    def _give(self, piece: T) -> T:
+        self._given.append(piece)
+        return piece
+
+    def __iter__(self) -> Stream[T, Whole]:
         return self
 
     def __next__(self) -> T:
+        if self._ahead:
+            return self._give(self._ahead.pop())
+        while self._generation is not None:
+            piece = self._advance()
+            if not isinstance(piece, _Nothing):
+                return self._give(piece)
+        raise StopIteration
+
+    def __aiter__(self) -> Stream[T, Whole]:
+        return self
+
+    async def __anext__(self) -> T:
+        if self._ahead:
+            return self._give(self._ahead.pop())
+        while self._generation is not None:
+            await self._news()
+            piece = self._advance()
+            if not isinstance(piece, _Nothing):
+                return self._give(piece)
+        raise StopAsyncIteration
+
+    async def _news(self) -> None:
+        """Waits until the next step of the reply would not wait."""
+        generation = self._generation
+        if generation is None or generation.ready:
+            return
+        if self._subscription is None:
+            self._subscription = subscribe(generation)
+        event = self._subscription.event
         try:
-            return next(self._pieces)
-        except BaseException as error:
-            if (
-                inspect.getgeneratorstate(self._pieces) != inspect.GEN_RUNNING
-            ):  # else another thread is at it, and its reply goes on
-                self._release(None if isinstance(error, StopIteration) else "cancelled")
+            while not generation.ready:
+                event.clear()
+                if not generation.ready:
+                    await event.wait()
+        except BaseException:  # the task was cancelled
+            self.close()
             raise
 
-    def __enter__(self) -> Stream[T]:
+    def __await__(self) -> Generator[Any, None, Whole]:
+        return self._wait_for_all().__await__()
+
+    async def _wait_for_all(self) -> Whole:
+        async for _ in self:
+            pass
+        return self._make_whole(self._given)
+
+    async def aclose(self) -> None:
+        """The same as close."""
+        self.close()
+
+    def __enter__(self) -> Stream[T, Whole]:
         return self
 
     def __exit__(
@@ -96,28 +194,53 @@ class Stream(Generic[T], Iterator[T]):
     ) -> None:
         self.close()
 
+    async def __aenter__(self) -> Stream[T, Whole]:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _Nothing:
+    """No piece, for there are not enough tokens for a character, or a part of the prompt was computed."""
+
+
+_NOTHING = _Nothing()
+
 
 def _pieces(
-    generation: _C.Generation,
-    text: _C.TextStreamer,
-    make_piece: Callable[[str, list[int], str], T],
-    clock: list[float],
-) -> Generator[T, None, None]:
+    generation: _C.Generation, text: _C.TextStreamer, make_piece: Callable[[str, list[int], str], T]
+) -> Generator[T | _Nothing, None, None]:
     pending: list[int] = []
     while not generation.done:
-        start = perf_counter()
         token = generation.step()
-        elapsed = perf_counter() - start
-        clock[1] += elapsed
-        if generation.new_tokens <= 1:
-            clock[0] += elapsed
         if token is None:
+            yield _NOTHING
             continue
         pending.append(token)
         content = text.put(token)
         if content or text.reasoning:
             yield make_piece(content, pending, text.reasoning)
             pending = []
+        else:
+            yield _NOTHING
     content = text.finish()
     if content or text.reasoning or pending:
         yield make_piece(content, pending, text.reasoning)
+
+
+def _measure(generation: _C.Generation) -> Usage:
+    progress = generation.progress
+    return Usage(
+        prompt_tokens=progress.prompt_tokens,
+        cached_tokens=progress.cached_tokens,
+        computed_tokens=progress.computed_tokens,
+        new_tokens=progress.new_tokens,
+        finish_reason=generation.finish_reason,
+        queue_seconds=progress.queue_seconds,
+        prompt_seconds=progress.first_token_seconds,
+        seconds=progress.seconds,
+        tokens_per_second=progress.tokens_per_second,
+    )

@@ -209,7 +209,7 @@ class Session:
                 )
         return complete
 
-    def _print(self, stream: Stream[Any], pieces: list[Any]) -> bool:
+    def _print(self, stream: Stream[Any, Any], pieces: list[Any]) -> bool:
         complete = True
         printer = ReplyPrinter(self._sync)
         with stream:

@@ -4,16 +4,24 @@
 #include <pybind11/pybind11.h>
 
 #include <functional>
+#include <memory>
 
 namespace chatglm::bindings {
 
 void bind_errors(pybind11::module_& m);
 void bind_messages(pybind11::module_& m);
 void bind_pipeline(pybind11::module_& m);
+void bind_generation(pybind11::module_& m);
+void bind_without_lock(pybind11::module_& m);
 void bind_arrays(pybind11::module_& m);
 void bind_bench(pybind11::module_& m);
 
 // Runs compute(interrupted) without the interpreter lock; Ctrl-C ends it as a Python exception.
 void run_without_lock(const std::function<void(const std::function<bool()>& interrupted)>& compute);
+
+// Python ends a thread that asks for the interpreter lock while it shuts down, in the middle of C++ code; so
+// before it shuts down, computations without the lock are stopped and waited for. `stop` is called then, when
+// `owner` still lives, to end a wait that would not end by itself.
+void stop_at_exit(const std::shared_ptr<void>& owner, std::function<void()> stop);
 
 }  // namespace chatglm::bindings

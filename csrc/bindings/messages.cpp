@@ -75,7 +75,8 @@ void bind_messages(py::module_& m) {
     py::class_<GenerationConfig>(m, "GenerationConfig",
                                  "How a reply is generated; see Pipeline.chat for the fields.")
         .def(py::init([](int max_length, int max_new_tokens, int max_context_length, bool do_sample,
-                         int top_k, float top_p, float temperature, float repetition_penalty, int64_t seed) {
+                         int top_k, float top_p, float temperature, float repetition_penalty, int64_t seed,
+                         double max_time) {
                  GenerationConfig c;
                  c.max_length = max_length;
                  c.max_new_tokens = max_new_tokens;
@@ -86,6 +87,7 @@ void bind_messages(py::module_& m) {
                  c.temperature = temperature;
                  c.repetition_penalty = repetition_penalty;
                  c.seed = seed;
+                 c.max_time = max_time;
                  c.validate();
                  return c;
              }),
@@ -93,7 +95,8 @@ void bind_messages(py::module_& m) {
              py::arg("max_context_length") = defaults.max_context_length,
              py::arg("do_sample") = defaults.do_sample, py::arg("top_k") = defaults.top_k,
              py::arg("top_p") = defaults.top_p, py::arg("temperature") = defaults.temperature,
-             py::arg("repetition_penalty") = defaults.repetition_penalty, py::arg("seed") = defaults.seed)
+             py::arg("repetition_penalty") = defaults.repetition_penalty, py::arg("seed") = defaults.seed,
+             py::arg("max_time") = defaults.max_time)
         .def_readwrite("max_length", &GenerationConfig::max_length)
         .def_readwrite("max_new_tokens", &GenerationConfig::max_new_tokens)
         .def_readwrite("max_context_length", &GenerationConfig::max_context_length)
@@ -102,7 +105,8 @@ void bind_messages(py::module_& m) {
         .def_readwrite("top_p", &GenerationConfig::top_p)
         .def_readwrite("temperature", &GenerationConfig::temperature)
         .def_readwrite("repetition_penalty", &GenerationConfig::repetition_penalty)
-        .def_readwrite("seed", &GenerationConfig::seed);
+        .def_readwrite("seed", &GenerationConfig::seed)
+        .def_readwrite("max_time", &GenerationConfig::max_time);
 }
 
 }  // namespace chatglm::bindings

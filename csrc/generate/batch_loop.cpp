@@ -145,8 +145,8 @@ BatchLoop::Plan BatchLoop::plan() {
 int BatchLoop::new_pages(const Plan& plan) const {
     int n = 0;
     for (const Share& share : plan) {
-        n += pages_for(share.end) -
-             static_cast<int>(cache_.page_ids(*planned_[share.index]->sequence).size());
+        n +=
+            pages_for(share.end) - static_cast<int>(cache_.page_ids(*planned_[share.index]->sequence).size());
     }
     return n;
 }
@@ -167,8 +167,7 @@ void BatchLoop::forward(const Batch& batch, int n_prompt_rows, float* logits, co
 }
 
 int BatchLoop::compute_logits(std::span<const int32_t> ids, int begin, KvCache::SequenceId sequence,
-                              const LoraSet& loras, float* logits,
-                              const std::function<bool()>& interrupted) {
+                              const LoraSet& loras, float* logits, const std::function<bool()>& interrupted) {
     const StepLimits limits = pace_.limits();
     const int end = std::min(static_cast<int>(ids.size()),
                              std::max(begin + (running_.empty() ? limits.alone : limits.mixed),
@@ -220,10 +219,10 @@ void BatchLoop::compute(const Plan& plan, const std::atomic<bool>& stop) {
     for (const Share& share : plan) {
         const std::shared_ptr<Request>& r = planned_[share.index];
         r->n_computed = share.end;
-        if (!r->decoding) {
+        if (share.end < static_cast<int>(r->ids.size())) {
             later(r.get(), [n = share.end](Outbox& outbox) { outbox.note_computed(n); });
+            continue;
         }
-        if (share.end < static_cast<int>(r->ids.size())) continue;
         r->decoding = true;
         choose_token(r, rest.first(vocab));
         rest = rest.subspan(vocab);
@@ -274,9 +273,8 @@ void BatchLoop::handle_out_of_memory(const std::exception_ptr& error) {
 }
 
 void BatchLoop::preempt_youngest() {
-    const auto youngest =
-        *std::max_element(running_.begin(), running_.end(),
-                          [](const auto& a, const auto& b) { return a->number < b->number; });
+    const auto youngest = *std::max_element(
+        running_.begin(), running_.end(), [](const auto& a, const auto& b) { return a->number < b->number; });
     free_pages(*youngest, true);
     remove(youngest);
     preempted_.insert(preempted_.begin(), youngest);
@@ -321,6 +319,11 @@ std::vector<std::shared_ptr<Request>> BatchLoop::take_preempted() {
 void BatchLoop::cancel_all() {
     const auto all = running_;
     for (const auto& request : all) retire(request, FinishReason::kCancelled);
+}
+
+void BatchLoop::fail_all(const std::exception_ptr& error) {
+    const auto all = running_;
+    for (const auto& request : all) fail(request, error);
 }
 
 void BatchLoop::publish() {

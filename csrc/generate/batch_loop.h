@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <memory>
 #include <span>
@@ -32,11 +33,12 @@ class BatchLoop {
     // rows, or `stop` is set, the step is undone at the next layer.
     void step(const std::atomic<bool>& stop);
 
-    // Replies that had to give their memory to older ones since the last call, oldest first. Added again, they
-    // go on where they were.
+    // Replies that had to give their memory to older ones since the last call, oldest first. Added again,
+    // they go on where they were.
     std::vector<std::shared_ptr<Request>> take_preempted();
-    // Ends all replies as cancelled.
+    // Ends all replies, as cancelled or with an error.
     void cancel_all();
+    void fail_all(const std::exception_ptr& error);
     // Tells the outboxes what has happened since the last call.
     void publish();
 

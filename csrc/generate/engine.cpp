@@ -120,12 +120,19 @@ void Engine::admit() {
     n_running_ = loop_.size();
 }
 
+// What others are told of the loop. With the lock held.
+void Engine::take_stock() {
+    n_running_ = loop_.size();
+    stats_.used_bytes = loop_.pages_in_use() * page_bytes_;
+    stats_.cached_bytes = loop_.pages_cached() * page_bytes_;
+    stats_.allocated_bytes = loop_.cache().allocated_bytes();
+}
+
 void Engine::work() {
     std::unique_lock lock(mutex_);
     for (;;) {
-        wake_.wait(lock, [this] {
-            return stop_.load() || !jobs_.empty() || !waiting_.empty() || loop_.size() > 0;
-        });
+        wake_.wait(
+            lock, [this] { return stop_.load() || !jobs_.empty() || !waiting_.empty() || loop_.size() > 0; });
         if (stop_.load()) return;
         std::shared_ptr<Job> job;
         if (!jobs_.empty()) {
@@ -136,14 +143,15 @@ void Engine::work() {
         computing_.store(true);
         lock.unlock();
         if (job) run_job(*job);
-        loop_.step(stop_);
+        try {
+            loop_.step(stop_);
+        } catch (...) {  // there is no memory even for lists of numbers
+            loop_.fail_all(std::current_exception());
+        }
         const auto preempted = loop_.take_preempted();
-        const PipelineStats stats{loop_.size(), 0, loop_.pages_in_use() * page_bytes_,
-                                  loop_.pages_cached() * page_bytes_, loop_.cache().allocated_bytes()};
         lock.lock();
         waiting_.insert(waiting_.begin(), preempted.begin(), preempted.end());
-        n_running_ = loop_.size();
-        stats_ = stats;
+        take_stock();
         computing_.store(false);
         lock.unlock();
         loop_.publish();
@@ -164,7 +172,7 @@ void Engine::stop() {
     loop_.cancel_all();
     loop_.publish();
     const std::lock_guard lock(mutex_);
-    n_running_ = 0;
+    take_stock();
     for (const auto& request : waiting_) request->outbox.end(FinishReason::kCancelled);
     waiting_.clear();
     for (const auto& job : jobs_) {

@@ -57,6 +57,7 @@ class Engine {
 
     void work();
     void admit();
+    void take_stock();
     void run_job(Job& job);
     void refuse_stopped() const;
     void start_thread();

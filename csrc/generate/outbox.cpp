@@ -51,6 +51,7 @@ void Outbox::put(int32_t token, FinishReason finish) {
     change([&] {
         last_ = Clock::now();
         if (tokens_.empty()) first_ = last_;
+        progress_.computed_tokens = seen_computed_ = progress_.prompt_tokens;
         tokens_.push_back(token);
         if (finish != FinishReason::kNone) finish_locked(finish);
     });
@@ -69,6 +70,7 @@ void Outbox::fail(std::exception_ptr error) {
 
 void Outbox::finish_locked(FinishReason finish) {
     finish_ = finish;
+    if (finish == FinishReason::kStop) progress_.computed_tokens = progress_.prompt_tokens;
     progress_.seconds = seconds_between(submitted_, Clock::now());
 }
 
@@ -143,8 +145,7 @@ Progress Outbox::progress() const {
     progress.new_tokens = static_cast<int>(n_taken_);
     if (finish_ == FinishReason::kNone) progress.seconds = seconds_between(submitted_, Clock::now());
     if (!started_) progress.queue_seconds = progress.seconds;
-    progress.first_token_seconds =
-        tokens_.empty() ? progress.seconds : seconds_between(submitted_, first_);
+    progress.first_token_seconds = tokens_.empty() ? progress.seconds : seconds_between(submitted_, first_);
     if (tokens_.size() > 1) {
         progress.tokens_per_second =
             static_cast<double>(tokens_.size() - 1) / std::max(1e-9, seconds_between(first_, last_));

@@ -51,7 +51,7 @@ class Outbox {
     std::shared_ptr<const std::function<void()>> listener_;
     std::vector<int32_t> tokens_;
     size_t n_taken_ = 0;
-    Progress progress_;     // new_tokens aside, which are those taken
+    Progress progress_;      // new_tokens aside, which are those taken
     int seen_computed_ = 0;  // of the prompt, when take() last said so
     FinishReason finish_ = FinishReason::kNone;
     bool started_ = false, cancelled_ = false;

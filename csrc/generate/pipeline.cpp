@@ -24,8 +24,8 @@ constexpr int kMaxRequests = 1 << 16;
 const PipelineOptions& checked(const PipelineOptions& options) {
     const auto require = [](bool ok, const char* name, const auto& value, const std::string& range) {
         if (!ok) {
-            throw InvalidArgument(std::string(name) + " is " + std::to_string(value) + "; it must be " + range +
-                                  ".");
+            throw InvalidArgument(std::string(name) + " is " + std::to_string(value) + "; it must be " +
+                                  range + ".");
         }
     };
     const auto between = [&](const char* name, int value, int least, int most, const char* of_least = "") {
@@ -97,6 +97,7 @@ struct Pipeline::Shared {
         const std::lock_guard lock(fork_mutex_);  // never locked in the parent
         engine = engine_.load();
         if (engine->in_this_process()) return *engine;
+        if (closed_.load()) throw Error("The pipeline was closed: nothing more is computed.");
         if (engine->computing()) {
             throw Error(
                 "This process was forked while the pipeline was computing, so the pipeline cannot be used in "
@@ -107,6 +108,12 @@ struct Pipeline::Shared {
         return *engine_.load();
     }
 
+    void close() {
+        closed_.store(true);
+        Engine* engine = engine_.load();
+        if (engine->in_this_process()) engine->stop();
+    }
+
   private:
     Engine* make_engine() {
         owner_ = std::make_unique<Engine>(model, *backend, *tokenizer, options, kv);
@@ -115,6 +122,7 @@ struct Pipeline::Shared {
 
     std::mutex fork_mutex_;
     std::unique_ptr<Engine> owner_;
+    std::atomic<bool> closed_{false};
     std::atomic<Engine*> engine_;
 };
 
@@ -328,7 +336,7 @@ void Pipeline::clear_cache() {
 }
 
 void Pipeline::close() {
-    shared_->engine().stop();
+    shared_->close();
 }
 
 }  // namespace chatglm

@@ -38,9 +38,8 @@ std::vector<Share> plan_step(std::span<const Work> work, const StepLimits& limit
     if (prompts.empty()) return plan;
 
     const auto left = [&](size_t i) { return work[i].n_ids - work[i].n_computed; };
-    const auto oldest =
-        std::min_element(prompts.begin(), prompts.end(),
-                         [&](size_t a, size_t b) { return work[a].number < work[b].number; });
+    const auto oldest = std::min_element(prompts.begin(), prompts.end(),
+                                         [&](size_t a, size_t b) { return work[a].number < work[b].number; });
     std::iter_swap(prompts.begin(), oldest);
     std::sort(prompts.begin() + 1, prompts.end(), [&](size_t a, size_t b) {
         return std::make_tuple(left(a), work[a].number) < std::make_tuple(left(b), work[b].number);
@@ -75,7 +74,8 @@ StepLimits Pace::limits() const {
 void Pace::note(int n_prompt_rows, int n_rows, double seconds) {
     if (n_prompt_rows < kFewestRows || seconds <= 0) return;
     const double measured = seconds / n_rows;
-    seconds_per_row_ = seconds_per_row_ > 0 ? (1 - kWeight) * seconds_per_row_ + kWeight * measured : measured;
+    seconds_per_row_ =
+        seconds_per_row_ > 0 ? (1 - kWeight) * seconds_per_row_ + kWeight * measured : measured;
 }
 
 }  // namespace chatglm

@@ -56,9 +56,7 @@ class KvCache {
     // A page that several share counts once.
     int used_pages() const { return used_pages_; }
     int idle_pages() const { return idle_pages_; }  // of these, kept ones that no sequence uses
-    int64_t allocated_bytes() const {
-        return n_allocated_ * static_cast<int64_t>(layout_.page_bytes());
-    }
+    int64_t allocated_bytes() const { return n_allocated_ * static_cast<int64_t>(layout_.page_bytes()); }
 
   private:
     struct Page {

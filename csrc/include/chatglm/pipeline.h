@@ -27,10 +27,10 @@ struct PipelineOptions {
     std::string kv_dtype = "f16";  // type of the key/value cache: "f16" or "f32"
     std::vector<Lora> loras = {};
     // What follows changes speed and memory, never a result.
-    int prefill_chunk = 512;   // most tokens of prompts computed in one step
-    double max_pause = 0.25;   // seconds by which prompts may hold up each token of replies being written
-    int max_sequences = 16;    // replies computed at the same time
-    int max_queue = 256;       // requests that may wait beyond these; one more is refused with Busy
+    int prefill_chunk = 512;  // most tokens of prompts computed in one step
+    double max_pause = 0.25;  // seconds by which prompts may hold up each token of replies being written
+    int max_sequences = 16;   // replies computed at the same time
+    int max_queue = 256;      // requests that may wait beyond these; one more is refused with Busy
     // Bytes for keys and values: those of running replies, and of earlier ones for as long as there is room.
     // 0: 1 GiB or 8192 tokens, whichever is more; a reply that runs alone may then use whatever it needs.
     int64_t cache_memory = 0;

@@ -266,8 +266,7 @@ TEST_CASE("within a budget earlier replies go first, then the youngest waits; no
     }
     for (int i = 0; i < 4; ++i) {
         CAPTURE(i);
-        CHECK(Fixture::take(*requests[static_cast<size_t>(i)]) ==
-              f.alone(some_ids(100 + i, i), greedy(150)));
+        CHECK(Fixture::take(*requests[static_cast<size_t>(i)]) == f.alone(some_ids(100 + i, i), greedy(150)));
     }
     CHECK(f.loop.pages_in_use() == 0);
 }

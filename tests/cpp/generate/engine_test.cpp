@@ -184,8 +184,8 @@ TEST_CASE("logits come between the tokens of running replies, and can be interru
     CHECK(alone == together);
     CHECK_FALSE(running->done());
     std::vector<float> unused(4000 * vocab);
-    CHECK_THROWS_AS(
-        pipeline.logits(std::vector<int32_t>(4000, 5), unused.data(), [] { return true; }), Interrupted);
+    CHECK_THROWS_AS(pipeline.logits(std::vector<int32_t>(4000, 5), unused.data(), [] { return true; }),
+                    Interrupted);
     pipeline.logits(ids, together.data());
     CHECK(alone == together);
 }

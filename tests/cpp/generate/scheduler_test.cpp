@@ -89,7 +89,7 @@ TEST_CASE("replies with other adapters take turns") {
 
 TEST_CASE("the limits follow the speed of the machine") {
     Pace pace(512, 0.25);
-    CHECK(pace.limits().mixed < 64);  // nothing is known yet
+    CHECK(pace.limits().mixed < 64);                            // nothing is known yet
     for (int i = 0; i < 20; ++i) pace.note(64, 65, 65 * 0.01);  // 10 ms a row
     CHECK(pace.limits().mixed == 25);
     CHECK(pace.limits().alone == 100);
