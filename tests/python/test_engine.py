@@ -225,10 +225,13 @@ def run_script(script: str, *args: object) -> subprocess.CompletedProcess[str]:
 
 
 ENDLESS = """
-import sys, threading, chatglm_cpp
+import contextlib, sys, threading, chatglm_cpp
 pipeline = chatglm_cpp.Pipeline(sys.argv[1])
 def endless():
     return pipeline.generate("今天", stream=True, do_sample=False, max_length=10**6, repetition_penalty=0.5)
+def read():
+    with contextlib.suppress(chatglm_cpp.Error):  # that Python shuts down
+        list(endless())
 """
 
 
@@ -237,7 +240,7 @@ def endless():
     [
         "stream = endless(); next(stream)",
         "streams = [endless() for _ in range(40)]",
-        "import threading; t = threading.Thread(target=list, args=[endless()], daemon=True); t.start()",
+        "threading.Thread(target=read, daemon=True).start()",
         "import asyncio\nasync def f():\n async for _ in endless(): break\nasyncio.run(f())",
     ],
 )
