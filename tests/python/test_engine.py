@@ -284,7 +284,7 @@ print(next(stream) != "", os.waitpid(child, 0)[1])
 
 def test_soak_of_threads_with_random_ends(model_path):
     n_requests = int(os.environ.get("CHATGLM_TEST_SOAK", "150"))
-    with Pipeline(model_path, max_sequences=5, max_queue=3, prefill_chunk=32) as pipeline:
+    with Pipeline(model_path, max_sequences=5, max_queue=6, prefill_chunk=32) as pipeline:
         alone = {prompt: [*pipeline.generate(prompt, stream=True, **GREEDY)] for prompt in PROMPTS}
         wrong: list[str] = []
         left = iter(range(n_requests))

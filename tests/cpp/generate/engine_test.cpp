@@ -286,12 +286,13 @@ TEST_CASE("soak: random requests from many threads with random ends lose no page
             GenerationConfig config = greedy(n_new);
             if (dice() % 16 == 0) config.max_time = 1e-3;
             std::unique_ptr<Generation> reply;
-            try {
-                reply = pipeline.start(prompts[which], config);
-            } catch (const Busy&) {
-                ++n_busy;
-                std::this_thread::yield();
-                continue;
+            while (!reply) {
+                try {
+                    reply = pipeline.start(prompts[which], config);
+                } catch (const Busy&) {
+                    ++n_busy;
+                    std::this_thread::yield();
+                }
             }
             const size_t stop_after = dice() % 3 == 0 ? dice() % 20 : 1000;
             std::vector<int32_t> ids;
