@@ -190,6 +190,7 @@ def test_a_cancelled_task_cancels_its_reply_and_the_loop_stays_free(narrow):
         task = asyncio.create_task(waiting._wait_for_all())
         async for _ in running:
             break
+        await asyncio.sleep(0)  # the task begins to wait
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
