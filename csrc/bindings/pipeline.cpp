@@ -190,10 +190,10 @@ void bind_pipeline(py::module_& m) {
                                        result.emplace_back(lora.path, lora.scale);
                                    return result;
                                })
-        .def("start", &Pipeline::start, py::arg("prompt_ids"), py::arg("config"), py::keep_alive<0, 1>(),
-             release_gil())
+        // Quick, so the interpreter lock is kept: a thread that Python ends could not take it back here.
+        .def("start", &Pipeline::start, py::arg("prompt_ids"), py::arg("config"), py::keep_alive<0, 1>())
         .def_property_readonly("stats", &Pipeline::stats)
-        .def("clear_cache", &Pipeline::clear_cache, release_gil())
+        .def("clear_cache", [](Pipeline& p) { run_without_lock([&](const auto&) { p.clear_cache(); }); })
         .def("close", &Pipeline::close, release_gil())
         .def(
             "logits",

@@ -100,6 +100,7 @@ void Engine::run_job(Job& job) {
     }
     {
         const std::lock_guard lock(mutex_);
+        take_stock();
         job.error = std::move(error);
         job.done = true;
     }
