@@ -5,6 +5,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 
 namespace chatglm::bindings {
 
@@ -15,6 +16,18 @@ void bind_generation(pybind11::module_& m);
 void bind_without_lock(pybind11::module_& m);
 void bind_arrays(pybind11::module_& m);
 void bind_bench(pybind11::module_& m);
+
+// Releases the interpreter lock for a call that ends by itself; Python waits for it before it shuts down.
+class WithoutLock {
+  public:
+    WithoutLock();
+    ~WithoutLock();
+    WithoutLock(const WithoutLock&) = delete;
+    WithoutLock& operator=(const WithoutLock&) = delete;
+
+  private:
+    std::optional<pybind11::gil_scoped_release> release_;
+};
 
 // Runs compute(interrupted) without the interpreter lock; Ctrl-C ends it as a Python exception.
 void run_without_lock(const std::function<void(const std::function<bool()>& interrupted)>& compute);

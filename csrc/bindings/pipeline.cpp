@@ -33,7 +33,7 @@ std::vector<Lora> to_loras(const std::vector<std::pair<std::string, float>>& pai
 }  // namespace
 
 void bind_pipeline(py::module_& m) {
-    using release_gil = py::call_guard<py::gil_scoped_release>;
+    using release_gil = py::call_guard<WithoutLock>;
     py::class_<ModelConfig>(m, "ModelConfig", "Sizes and choices of a model, as its file says them.")
         .def_readonly("architecture", &ModelConfig::architecture)
         .def_readonly("name", &ModelConfig::name)

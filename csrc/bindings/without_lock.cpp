@@ -68,6 +68,16 @@ class SignalCheck {
 
 }  // namespace
 
+WithoutLock::WithoutLock() {
+    running.fetch_add(1);
+    if (!shutting_down.load()) release_.emplace();
+}
+
+WithoutLock::~WithoutLock() {
+    release_.reset();
+    running.fetch_sub(1);
+}
+
 void stop_at_exit(const std::shared_ptr<void>& owner, std::function<void()> stop) {
     const std::lock_guard lock(at_exit_mutex);
     std::erase_if(at_exit, [](const AtExit& entry) { return entry.owner.expired(); });
