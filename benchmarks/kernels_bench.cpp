@@ -1,5 +1,7 @@
 // Speed of the matrix products on one thread: decode (one row of x) in GB/s of weights read, beside the plain
-// read bandwidth of the same buffer, and prefill (many rows) in multiply-accumulates per second.
+// read bandwidth of the same buffer, and prefill (many rows) in multiply-accumulates per second. Then
+// attention (type "attend"): queries of 128 dims against pages of 64 positions, which stay in the
+// second-level cache or come from memory.
 //
 //   c++ -std=c++20 -O3 -I csrc -I csrc/include benchmarks/kernels_bench.cpp
 //   BUILD/libchatglm_{backend,format,core}.a
@@ -82,6 +84,74 @@ void multiply(const Kernels& k, DType type, const uint64_t* weight, int64_t rows
     }
 }
 
+// Keys and values of some pages (n_pages, 2, kMaxTile, kHeadDim) and queries that attend to all of them.
+constexpr int kHeadDim = 128;
+
+double attend_seconds(const Kernels& k, DType type, const uint8_t* pages, int64_t n_pages, int n_queries) {
+    const int64_t bytes = row_bytes(type, int64_t{kMaxTile} * kHeadDim);
+    std::vector<float> q(static_cast<size_t>(n_queries * kHeadDim), 0.01f), acc(q.size());
+    std::vector<float> m(static_cast<size_t>(n_queries)), l(m.size());
+    std::vector<const float*> q_rows;
+    std::vector<float*> acc_rows;
+    for (int i = 0; i < n_queries; ++i) {
+        q_rows.push_back(q.data() + i * kHeadDim);
+        acc_rows.push_back(acc.data() + i * kHeadDim);
+    }
+    const std::vector<int> n_visible(static_cast<size_t>(n_queries), kMaxTile);
+    AttentionTile tile{};
+    tile.n_positions = kMaxTile;
+    tile.head_dim = kHeadDim;
+    tile.n_queries = n_queries;
+    tile.q = q_rows.data();
+    tile.n_visible = n_visible.data();
+    tile.scale = 0.1f;
+    tile.m = m.data();
+    tile.l = l.data();
+    tile.acc = acc_rows.data();
+    return best_seconds(3, [&] {
+        std::fill(m.begin(), m.end(), -1e30f);
+        for (int64_t page = 0; page < n_pages; ++page) {
+            tile.k = pages + 2 * page * bytes;
+            tile.v = pages + (2 * page + 1) * bytes;
+            const int64_t next = page + 1 < n_pages ? page + 1 : page;
+            tile.next_k = pages + 2 * next * bytes;
+            tile.next_v = pages + (2 * next + 1) * bytes;
+            tile.next_bytes = bytes;
+            (type == DType::f16 ? k.attend_f16 : k.attend_f32)(tile);
+        }
+    });
+}
+
+void print_attention(const Kernels& k, std::vector<uint64_t>& buffer) {
+    auto* pages = reinterpret_cast<uint8_t*>(buffer.data());
+    std::printf("%-10s %-7s %10s %10s %10s   GMAC/s of queries at once\n", k.name, "attend", "x16", "x32",
+                "x16 memory");
+    for (const DType type : {DType::f16, DType::f32}) {
+        std::vector<float> row(kCols, 0.02f);
+        const int64_t bytes = row_bytes(type, kCols);
+        for (int64_t at = 0; at + bytes <= kBufferBytes; at += bytes) {
+            if (type == DType::f16) {
+                k.f32_to_f16(row.data(), reinterpret_cast<uint16_t*>(pages + at), kCols);
+            } else {
+                std::memcpy(pages + at, row.data(), static_cast<size_t>(bytes));
+            }
+        }
+        const int64_t page_bytes = 2 * row_bytes(type, int64_t{kMaxTile} * kHeadDim);
+        std::printf("%-10s %-7s", "", type == DType::f16 ? "f16" : "f32");
+        const int64_t resident = 131072 / page_bytes, all = kBufferBytes / page_bytes;
+        const auto print = [&](int64_t n_pages, int n_queries) {
+            const double s = attend_seconds(k, type, pages, n_pages, n_queries);
+            const auto macs = static_cast<double>(2 * n_pages * kMaxTile * kHeadDim * n_queries);
+            std::printf(" %10.1f", macs / s / 1e9);
+            std::fflush(stdout);
+        };
+        print(resident, 16);
+        print(resident, 32);
+        print(all, 16);
+        std::printf("\n");
+    }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -94,9 +164,11 @@ int main(int argc, char** argv) {
     for (int t = 0; t < count; ++t) {
         const Kernels& k = *tables[t];
         if (!only_table.empty() && only_table != k.name) continue;
-        std::printf("%-10s %-5s %10s %10s %8s %8s %8s %10s\n", k.name, "type", "read GB/s", "x1 GB/s", "x2",
-                    "x3", "x4", "x512 GMAC/s");
+        std::printf("%-10s %-5s %10s %10s %8s %8s %8s %8s %8s %10s\n", k.name, "type", "read GB/s", "x1 GB/s",
+                    "x2", "x3", "x4", "x5", "x8", "x512 GMAC/s");
         const bool slow = std::string(k.name) == "generic";
+        if (!slow && (only_type.empty() || only_type == "attend")) print_attention(k, buffer);
+        if (only_type == "attend") continue;
         const Activations a(k, 512);
         for (const char* name : {"f32", "f16", "bf16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0"}) {
             if (!only_type.empty() && only_type != name) continue;
@@ -110,9 +182,9 @@ int main(int argc, char** argv) {
                 std::memcpy(base + n * bytes, base, static_cast<size_t>(bytes));
 
             const double read = best_seconds(5, [&] { sink += read_all(buffer); });
-            std::vector<float> y(static_cast<size_t>(std::max<int64_t>(4 * rows, 512 * 512)));
+            std::vector<float> y(static_cast<size_t>(std::max<int64_t>(8 * rows, 512 * 512)));
             std::printf("%-10s %-5s %10.1f", "", name, static_cast<double>(kBufferBytes) / read / 1e9);
-            for (int64_t n_rows = 1; n_rows <= 4; ++n_rows) {
+            for (const int64_t n_rows : {1, 2, 3, 4, 5, 8}) {
                 const double s =
                     best_seconds(slow ? 1 : 4, [&] { multiply(k, type, buffer.data(), rows, a, n_rows, y); });
                 std::printf(n_rows == 1 ? " %10.1f" : " %8.1f", static_cast<double>(rows * bytes) / s / 1e9);

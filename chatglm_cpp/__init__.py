@@ -29,11 +29,12 @@ from ._C import (
     ToolCallMessage,
     __version__,
 )
-from .messages import DeltaMessage
+from .messages import DeltaMessage, ToolCallDelta
 from .model_config import ModelConfig
 from .pipeline import Pipeline
 from .stream import Stream, Usage
 from .tokenizer import Tokenizer
+from .tools import tool
 
 __all__ = [
     "Busy",
@@ -51,7 +52,9 @@ __all__ = [
     "PipelineStats",
     "Stream",
     "Tokenizer",
+    "ToolCallDelta",
     "ToolCallMessage",
     "Usage",
     "__version__",
+    "tool",
 ]

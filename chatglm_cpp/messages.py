@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,9 +14,25 @@ from ._C import ChatMessage, CodeMessage, FunctionMessage, InvalidArgument, Tool
 MessageLike = ChatMessage | Mapping[str, Any]
 Conversation = Sequence[MessageLike] | Sequence[str]
 
-_MESSAGE_KEYS = {"role", "content", "tool_calls", "reasoning_content"}
-# An OpenAI client sends an `id` with each call; the models have no use for it.
-_TOOL_CALL_KEYS = {"id", "type", "function", "code"}
+# A message of OpenAI's role "tool" says what call it answers, and may name the tool.
+_MESSAGE_KEYS = {"role", "content", "tool_calls", "reasoning_content", "tool_call_id", "name"}
+_TOOL_CALL_KEYS = {"id", "type", "function", "code", "index"}
+_ROLE_TOOL = "tool"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """A call of a tool in a streamed reply. It comes whole: only its end tells that it is one.
+
+    `index` counts the calls of the reply from 0. The other fields are those of ToolCallMessage: by `type`,
+    "function" or "code", either `function` or `code` is filled.
+    """
+
+    index: int
+    id: str
+    type: str
+    function: FunctionMessage
+    code: CodeMessage
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,23 +45,53 @@ class DeltaMessage:
     What a reasoning model thinks comes first, as pieces of `reasoning_content` without `content`; the pieces
     of the answer come after them. Only a token that holds the end of the one and the beginning of the other
     makes a piece with both.
+
+    Calls of tools are no part of `content`. Where something looks like a call and turns out to be none, its
+    text comes as `content` in a piece whose `tool_call_error` says why.
     """
 
     role: str
     content: str
     token_ids: list[int] = field(default_factory=list)
     reasoning_content: str = ""
+    tool_calls: list[ToolCallDelta] = field(default_factory=list)
+    tool_call_error: str = ""
+
+
+def merge_deltas(deltas: Iterable[DeltaMessage]) -> ChatMessage:
+    """The whole reply from all of its pieces."""
+    content, thought, error = [], [], ""
+    calls: list[ToolCallMessage] = []
+    for delta in deltas:
+        content.append(delta.content)
+        thought.append(delta.reasoning_content)
+        error = error or delta.tool_call_error
+        for call in delta.tool_calls:
+            if call.type == ToolCallMessage.TYPE_CODE:
+                calls.append(ToolCallMessage(code=call.code, id=call.id))
+            else:
+                calls.append(ToolCallMessage(function=call.function, id=call.id))
+    return ChatMessage(
+        role=ChatMessage.ROLE_ASSISTANT,
+        content="".join(content),
+        tool_calls=calls,
+        reasoning_content="".join(thought),
+        tool_call_error=error,
+    )
 
 
 def to_messages(conversation: Conversation) -> list[ChatMessage]:
     """The conversation as ChatMessage objects.
 
     Takes ChatMessage objects and dicts in any mixture, or plain texts that alternate between user and
-    assistant, the user first.
+    assistant, the user first. OpenAI's role "tool" is another name of "observation"; results that say by
+    "tool_call_id" what call they belong to are put into the order of the calls, which is how models tell them
+    apart.
 
     Raises:
         TypeError: something of another type is given.
-        InvalidArgument: a dict has unknown keys or lacks one, or a text is not valid Unicode.
+        InvalidArgument: a dict has unknown keys or lacks one, a text is not valid Unicode, or a
+            "tool_call_id" names none of the calls before it.
     """
     if isinstance(conversation, (str, bytes, ChatMessage, Mapping)) or not isinstance(conversation, Iterable):
         raise TypeError(
@@ -58,11 +105,45 @@ def to_messages(conversation: Conversation) -> list[ChatMessage]:
             ChatMessage(role=roles[i % 2], content=check_text(text, f"messages[{i}]"))
             for i, text in enumerate(items)
         ]
-    return [_to_message(item, f"messages[{i}]") for i, item in enumerate(items)]
+    messages = [_to_message(item, f"messages[{i}]") for i, item in enumerate(items)]
+    return _order_results(messages, [_tool_call_id(item, f"messages[{i}]") for i, item in enumerate(items)])
+
+
+def _tool_call_id(item: object, where: str) -> str | None:
+    value = item.get("tool_call_id") if isinstance(item, Mapping) else None
+    return None if value is None else check_text(value, f"{where}.tool_call_id")
+
+
+def _order_results(messages: list[ChatMessage], answered: list[str | None]) -> list[ChatMessage]:
+    """`messages` with the results of each answer's calls in the order of the calls. `answered` are the ids of
+    the calls that they belong to."""
+    for i, message in enumerate(messages):
+        call_ids = [call.id for call in message.tool_calls]
+        if not any(call_ids):
+            continue
+        places = []  # of the results that name their call; another one keeps its place
+        for j in range(i + 1, len(messages)):
+            if messages[j].role != ChatMessage.ROLE_OBSERVATION:
+                break
+            if (call_id := answered[j]) is None:
+                continue
+            if call_id not in call_ids:
+                known = ", ".join(map(repr, filter(None, call_ids)))
+                raise InvalidArgument(
+                    f"messages[{j}].tool_call_id is {call_id!r}, which is no call of the message before; "
+                    f"its calls are {known}."
+                )
+            places.append(j)
+        results = sorted(places, key=lambda j: call_ids.index(answered[j] or ""))
+        for place, result in zip(places, [messages[j] for j in results], strict=True):
+            messages[place] = result
+    return messages
 
 
 def _to_message(item: object, where: str) -> ChatMessage:
     if isinstance(item, ChatMessage):
+        if item.role == _ROLE_TOOL:
+            return ChatMessage(role=ChatMessage.ROLE_OBSERVATION, content=item.content)
         return item
     if not isinstance(item, Mapping):
         raise TypeError(f"{where} is a {type(item).__name__}; give a ChatMessage or a dict.")
@@ -80,8 +161,9 @@ def _to_message(item: object, where: str) -> ChatMessage:
         if not calls and not thought:
             raise InvalidArgument(f'{where} has no "content".')
         content = ""
+    role = check_text(item["role"], f"{where}.role")
     return ChatMessage(
-        role=check_text(item["role"], f"{where}.role"),
+        role=ChatMessage.ROLE_OBSERVATION if role == _ROLE_TOOL else role,
         content=check_text(content, f"{where}.content"),
         tool_calls=[_to_tool_call(call, f"{where}.tool_calls[{i}]") for i, call in enumerate(calls)],
         reasoning_content="" if thought is None else check_text(thought, f"{where}.reasoning_content"),
@@ -100,10 +182,11 @@ def _to_tool_call(item: object, where: str) -> ToolCallMessage:
     if kind not in (ToolCallMessage.TYPE_FUNCTION, ToolCallMessage.TYPE_CODE):
         raise InvalidArgument(f'{where} has the type {kind!r}; it can be "function" or "code".')
     body = item.get(kind)
+    call_id = "" if item.get("id") is None else check_text(item["id"], f"{where}.id")
     if isinstance(body, FunctionMessage):
-        return ToolCallMessage(function=body)
+        return ToolCallMessage(function=body, id=call_id)
     if isinstance(body, CodeMessage):
-        return ToolCallMessage(code=body)
+        return ToolCallMessage(code=body, id=call_id)
     if not isinstance(body, Mapping):
         raise InvalidArgument(f'{where} has the type "{kind}" and no "{kind}" dict.')
 
@@ -113,12 +196,19 @@ def _to_tool_call(item: object, where: str) -> ToolCallMessage:
         return check_text(body[key], f"{where}.{kind}.{key}")
 
     if kind == ToolCallMessage.TYPE_CODE:
-        return ToolCallMessage(code=CodeMessage(input=text("input")))
-    return ToolCallMessage(function=FunctionMessage(name=text("name"), arguments=text("arguments")))
+        return ToolCallMessage(code=CodeMessage(input=text("input")), id=call_id)
+    if isinstance(body.get("arguments"), Mapping):
+        try:
+            body = {**body, "arguments": json.dumps(body["arguments"], ensure_ascii=False, allow_nan=False)}
+        except (TypeError, ValueError) as error:
+            raise InvalidArgument(f"{where}.function.arguments cannot be written as JSON: {error}.") from None
+    function = FunctionMessage(name=text("name"), arguments=text("arguments"))
+    return ToolCallMessage(function=function, id=call_id)
 
 
 def _check_keys(item: Mapping[str, Any], known: set[str], where: str) -> None:
-    unknown = [key for key in item if key not in known]
+    # Clients send the fields that they leave empty as null.
+    unknown = [key for key, value in item.items() if key not in known and value is not None]
     if unknown:
         raise InvalidArgument(f"{where} has the key {unknown[0]!r}; the keys are {', '.join(sorted(known))}.")
 

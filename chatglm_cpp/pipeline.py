@@ -14,13 +14,22 @@ import numpy.typing as npt
 
 from . import _C
 from ._C import ChatMessage, ContextLengthError, FormatError, InvalidArgument
+from .chat_prompt import WhenFull, make_chat_prompt
 from .lora import LoraLike, to_loras
-from .messages import Conversation, DeltaMessage, check_text, to_token_ids
+from .messages import (
+    Conversation,
+    DeltaMessage,
+    ToolCallDelta,
+    check_text,
+    merge_deltas,
+    to_token_ids,
+)
 from .model_config import Model, ModelConfig, make_config
 from .model_file import engine_path, find_model, remove_damaged
 from .options import GenerationOptions, as_float, as_int, make_generation_config
 from .stream import Stream
 from .tokenizer import Tokenizer
+from .tools import ToolLike, to_tools
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -44,7 +53,7 @@ class Pipeline:
         dtype: type of the matrices when something is converted: f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0.
             By default q4_0 for a checkpoint, and the types that an older file has.
         kv_dtype: type of the cache of keys and values, "f16" or "f32".
-        n_threads: threads to compute with, 0 for one per physical core. `num_threads` is the same.
+        n_threads: threads to compute with, 0 for one per fast physical core. `num_threads` is the same.
         lora: a LoRA adapter (GGUF) to use, several of them, or {path: scale}; see set_lora.
         prefill_chunk: most tokens of prompts computed at once; less means less memory.
         max_pause: seconds by which new prompts may hold up each token of the replies that are being written.
@@ -53,6 +62,7 @@ class Pipeline:
         cache_memory: bytes for keys and values, those of running replies and, for as long as there is room,
             of earlier ones. 0 for 1 GiB or 8192 tokens, whichever is more; then a reply that runs alone may
             use what it needs, else one that could outgrow the memory is refused.
+        expected_length: tokens of prompt and reply together that `notes` considers the memory for.
         verbose: show downloads and conversions on stderr; by default when stderr is a terminal.
 
     Raises:
@@ -75,6 +85,7 @@ class Pipeline:
         max_sequences: int = 16,
         max_queue: int = 256,
         cache_memory: int = 0,
+        expected_length: int = 2048,
         num_threads: int | None = None,
         verbose: bool | None = None,
     ) -> None:
@@ -87,6 +98,7 @@ class Pipeline:
         max_sequences = as_int("max_sequences", max_sequences)
         max_queue = as_int("max_queue", max_queue)
         cache_memory = as_int("cache_memory", cache_memory, 2**62)
+        expected_length = as_int("expected_length", expected_length)
         loras = to_loras(lora)
 
         def load(file: str) -> _C.Pipeline:
@@ -99,6 +111,7 @@ class Pipeline:
                 max_sequences=max_sequences,
                 max_queue=max_queue,
                 cache_memory=cache_memory,
+                expected_length=expected_length,
                 loras=loras,
             )
 
@@ -143,8 +156,9 @@ class Pipeline:
 
     @property
     def notes(self) -> list[str]:
-        """Sentences about how the file was loaded, for example that its matrices were repacked because the
-        engine does not compute with their type. Usually empty."""
+        """Sentences about how the file was loaded: for example that its matrices were repacked because the
+        engine does not compute with their type, or that less memory was free than the model and
+        `expected_length` tokens need. Usually empty."""
         return self._engine.notes
 
     def set_lora(self, lora: LoraLike) -> None:
@@ -172,11 +186,23 @@ class Pipeline:
 
     @overload
     def chat(
-        self, messages: Conversation, *, stream: Literal[False] = False, **options: Unpack[GenerationOptions]
+        self,
+        messages: Conversation,
+        *,
+        stream: Literal[False] = False,
+        tools: Iterable[ToolLike] | None = None,
+        when_full: WhenFull = "error",
+        **options: Unpack[GenerationOptions],
     ) -> ChatMessage: ...
     @overload
     def chat(
-        self, messages: Conversation, *, stream: Literal[True], **options: Unpack[GenerationOptions]
+        self,
+        messages: Conversation,
+        *,
+        stream: Literal[True],
+        tools: Iterable[ToolLike] | None = None,
+        when_full: WhenFull = "error",
+        **options: Unpack[GenerationOptions],
     ) -> Stream[DeltaMessage, ChatMessage]: ...
     def chat(
         self,
@@ -193,6 +219,8 @@ class Pipeline:
         stream: bool = False,
         seed: int = -1,
         max_time: float = -1,
+        tools: Iterable[ToolLike] | None = None,
+        when_full: WhenFull = "error",
         num_threads: int = 0,
     ) -> ChatMessage | Stream[DeltaMessage, ChatMessage]:
         """The assistant's reply to a conversation.
@@ -216,17 +244,29 @@ class Pipeline:
             stream: give an iterator of DeltaMessage instead of the whole reply.
             seed: same seed, same reply; -1 takes a new one each time.
             max_time: seconds after which the reply ends as it is, waiting included; -1 for no limit.
+            tools: what the model may ask to be called, as dicts like {"type": "function", "function":
+                {"name": "get_weather", "description": "...", "parameters": {JSON schema}}} or just the inner
+                one; as typed Python functions, see chatglm_cpp.tool; or {"type": "python"} for the code
+                interpreter of ChatGLM3 and GLM-4. Nothing is ever called here: run what the reply asks for
+                in `tool_calls`, and give each result back as a message of the role "observation" or "tool".
+            when_full: what gives way when the conversation leaves too little room for a reply: nothing
+                ("error"), its oldest turns ("drop_oldest"), or those after the first ("keep_head"). A turn, a
+                question with all that follows it, goes whole; messages of the system and the last turn stay.
+                Room is max_new_tokens, or a quarter of max_length. What went is counted in the reply's
+                `dropped_messages`, and in the `usage` of a stream.
             num_threads: accepted for programs of earlier versions; threads are set when the pipeline is made.
 
         Returns:
-            The reply, with the calls of tools that it asks for in `tool_calls`, and what a reasoning model
-            thought before its answer in `reasoning_content`; or, with stream=True, an iterator of its pieces:
-            its `usage` counts tokens, and closing or dropping it stops the work.
+            The reply, with the calls of tools that it asks for in `tool_calls` and what a reasoning model
+            thought before its answer in `reasoning_content`. A call that cannot be read stays in the text,
+            and `tool_call_error` says why. With stream=True an iterator of the reply's pieces: its `usage`
+            counts tokens, and closing or dropping it stops the work.
 
         Raises:
             Busy: too many requests wait already.
             ContextLengthError: the prompt leaves no room for a reply.
-            InvalidArgument: an option is out of its range, or the model's format has no place for a message.
+            InvalidArgument: an option is out of its range, or the model's format has no place for a message
+                or for tools.
             TypeError: something is of the wrong type.
         """
         self._ignore_num_threads(num_threads)
@@ -234,9 +274,20 @@ class Pipeline:
             max_length, max_new_tokens, max_context_length, do_sample, top_k, top_p, temperature,
             repetition_penalty, seed, max_time,
         )  # fmt: skip
-        generation = self._engine.start(self.tokenizer.apply_chat_template(messages), config)
-        text = _C.TextStreamer(self._engine.tokenizer)
-        pieces = Stream(generation, text, _delta, self.merge_streaming_messages)
+        known_tools = to_tools(tools)
+        tokenizer = self._engine.tokenizer
+        prompt = make_chat_prompt(
+            tokenizer, messages, known_tools, when_full, config, self._engine.config.max_length
+        )
+        generation = self._engine.start(prompt.ids, config)
+
+        def make_reply(deltas: list[DeltaMessage]) -> ChatMessage:
+            reply = self.merge_streaming_messages(deltas)
+            reply.dropped_messages = prompt.dropped_messages
+            return reply
+
+        text = _C.TextStreamer(tokenizer, tools=known_tools)
+        pieces = Stream(generation, text, _delta, make_reply, prompt.dropped_messages)
         return pieces if stream else pieces.result()
 
     @overload
@@ -290,7 +341,12 @@ class Pipeline:
 
     @overload
     def submit(
-        self, messages: Conversation, **options: Unpack[GenerationOptions]
+        self,
+        messages: Conversation,
+        *,
+        tools: Iterable[ToolLike] | None = None,
+        when_full: WhenFull = "error",
+        **options: Unpack[GenerationOptions],
     ) -> Stream[DeltaMessage, ChatMessage]: ...
     @overload
     def submit(
@@ -320,7 +376,12 @@ class Pipeline:
         return self.generate(prompt, stream=True, **options)
 
     def achat(
-        self, messages: Conversation, **options: Unpack[GenerationOptions]
+        self,
+        messages: Conversation,
+        *,
+        tools: Iterable[ToolLike] | None = None,
+        when_full: WhenFull = "error",
+        **options: Unpack[GenerationOptions],
     ) -> Stream[DeltaMessage, ChatMessage]:
         """`chat` for coroutines; options and errors are the same. Cancelling the task stops the reply.
 
@@ -328,7 +389,7 @@ class Pipeline:
         async for delta in pipeline.achat(messages):
             print(delta.content, end="", flush=True)
         """
-        return self.submit(messages, **options)
+        return self.submit(messages, tools=tools, when_full=when_full, **options)
 
     def agenerate(
         self, prompt: str | Iterable[int], **options: Unpack[GenerationOptions]
@@ -376,7 +437,7 @@ class Pipeline:
 
     def merge_streaming_messages(self, chunks: Iterable[DeltaMessage]) -> ChatMessage:
         """The whole message of a streamed reply, its thought and tool calls apart, from all of its pieces."""
-        return self.tokenizer.decode_message([i for chunk in chunks for i in chunk.token_ids])
+        return merge_deltas(chunks)
 
     def _ignore_num_threads(self, num_threads: int) -> None:
         if num_threads not in (0, self.n_threads):
@@ -390,9 +451,12 @@ class Pipeline:
         return f"Pipeline({self._path!r}, kv_dtype={self.kv_dtype!r}, n_threads={self.n_threads})"
 
 
-def _delta(content: str, token_ids: list[int], reasoning_content: str) -> DeltaMessage:
-    return DeltaMessage(ChatMessage.ROLE_ASSISTANT, content, token_ids, reasoning_content)
+def _delta(content: str, token_ids: list[int], text: _C.TextStreamer) -> DeltaMessage:
+    calls = [ToolCallDelta(i, c.id, c.type, c.function, c.code) for i, c in text.new_tool_calls]
+    return DeltaMessage(
+        ChatMessage.ROLE_ASSISTANT, content, token_ids, text.reasoning, calls, text.tool_call_error
+    )
 
 
-def _text(content: str, token_ids: list[int], reasoning_content: str) -> str:
+def _text(content: str, token_ids: list[int], text: _C.TextStreamer) -> str:
     return content

@@ -28,6 +28,7 @@ class Usage:
     prompt_seconds: float  # from the request until the first token, or until now
     seconds: float  # from the request until the end, or until now
     tokens_per_second: float  # of the tokens after the first one; 0 before the second one
+    dropped_messages: int = 0  # messages of a chat that the prompt had no room for, see Pipeline.chat
 
 
 class Stream(Generic[T, Whole], Iterator[T]):
@@ -53,11 +54,13 @@ class Stream(Generic[T, Whole], Iterator[T]):
         self,
         generation: _C.Generation,
         text: _C.TextStreamer,
-        make_piece: Callable[[str, list[int], str], T],
+        make_piece: Callable[[str, list[int], _C.TextStreamer], T],
         make_whole: Callable[[list[T]], Whole],
+        dropped_messages: int = 0,
     ) -> None:
         self._generation: _C.Generation | None = generation
-        self._usage = _measure(generation)
+        self._dropped_messages = dropped_messages
+        self._usage = self._measure(generation)
         self._pieces = _pieces(generation, text, make_piece)
         self._make_whole = make_whole
         self._given: list[T] = []
@@ -68,7 +71,7 @@ class Stream(Generic[T, Whole], Iterator[T]):
     def usage(self) -> Usage:
         """Token counts and times; complete once the iterator is exhausted, final once it is closed."""
         if (generation := self._generation) is not None:
-            self._usage = _measure(generation)
+            self._usage = self._measure(generation)
         return self._usage
 
     @property
@@ -127,6 +130,21 @@ class Stream(Generic[T, Whole], Iterator[T]):
                 self.close()
             raise
         return piece
+
+    def _measure(self, generation: _C.Generation) -> Usage:
+        progress = generation.progress
+        return Usage(
+            prompt_tokens=progress.prompt_tokens,
+            cached_tokens=progress.cached_tokens,
+            computed_tokens=progress.computed_tokens,
+            new_tokens=progress.new_tokens,
+            finish_reason=generation.finish_reason,
+            queue_seconds=progress.queue_seconds,
+            prompt_seconds=progress.first_token_seconds,
+            seconds=progress.seconds,
+            tokens_per_second=progress.tokens_per_second,
+            dropped_messages=self._dropped_messages,
+        )
 
     def _give(self, piece: T) -> T:
         self._given.append(piece)
@@ -211,7 +229,9 @@ _NOTHING = _Nothing()
 
 
 def _pieces(
-    generation: _C.Generation, text: _C.TextStreamer, make_piece: Callable[[str, list[int], str], T]
+    generation: _C.Generation,
+    text: _C.TextStreamer,
+    make_piece: Callable[[str, list[int], _C.TextStreamer], T],
 ) -> Generator[T | _Nothing, None, None]:
     pending: list[int] = []
     while not generation.done:
@@ -221,26 +241,11 @@ def _pieces(
             continue
         pending.append(token)
         content = text.put(token)
-        if content or text.reasoning:
-            yield make_piece(content, pending, text.reasoning)
+        if content or text.reasoning or text.new_tool_calls:
+            yield make_piece(content, pending, text)
             pending = []
         else:
             yield _NOTHING
     content = text.finish()
-    if content or text.reasoning or pending:
-        yield make_piece(content, pending, text.reasoning)
-
-
-def _measure(generation: _C.Generation) -> Usage:
-    progress = generation.progress
-    return Usage(
-        prompt_tokens=progress.prompt_tokens,
-        cached_tokens=progress.cached_tokens,
-        computed_tokens=progress.computed_tokens,
-        new_tokens=progress.new_tokens,
-        finish_reason=generation.finish_reason,
-        queue_seconds=progress.queue_seconds,
-        prompt_seconds=progress.first_token_seconds,
-        seconds=progress.seconds,
-        tokens_per_second=progress.tokens_per_second,
-    )
+    if content or text.reasoning or text.new_tool_calls or pending:
+        yield make_piece(content, pending, text)

@@ -8,6 +8,7 @@ from . import _C
 from ._C import ChatMessage, InvalidArgument
 from .messages import Conversation, check_text, to_messages, to_token_ids
 from .model_file import engine_path
+from .tools import ToolLike, to_tools
 
 
 class Tokenizer:
@@ -51,14 +52,21 @@ class Tokenizer:
         """
         return self._engine.decode(to_token_ids(ids, self.vocab_size), skip_special_tokens)
 
-    def apply_chat_template(self, messages: Conversation, max_length: int | None = None) -> list[int]:
-        """Ids of the whole prompt for a conversation; `messages` and errors as in Pipeline.chat."""
-        return self._cut(self._engine.apply_chat_template(to_messages(messages)), max_length)
+    def apply_chat_template(
+        self,
+        messages: Conversation,
+        max_length: int | None = None,
+        *,
+        tools: Iterable[ToolLike] | None = None,
+    ) -> list[int]:
+        """Ids of the whole prompt for a conversation; `messages`, `tools` and errors as in Pipeline.chat."""
+        ids = self._engine.apply_chat_template(to_messages(messages), to_tools(tools))
+        return self._cut(ids, max_length)
 
-    def decode_message(self, ids: Iterable[int]) -> ChatMessage:
+    def decode_message(self, ids: Iterable[int], *, tools: Iterable[ToolLike] | None = None) -> ChatMessage:
         """The assistant's message in the ids of a reply: the thought of a reasoning model apart from its
-        answer, tool calls parsed."""
-        return self._engine.decode_message(to_token_ids(ids, self.vocab_size))
+        answer, tool calls parsed. `tools` are those that the prompt told of."""
+        return self._engine.decode_message(to_token_ids(ids, self.vocab_size), to_tools(tools))
 
     def token_bytes(self, token_id: int, skip_special_tokens: bool = True) -> bytes:
         """The bytes that one token stands for inside a text."""
@@ -97,6 +105,11 @@ class Tokenizer:
     def chat_format(self) -> str:
         """How conversations become prompts: "chatglm", "chatglm2", "chatglm3", "glm4" or "template"."""
         return self._engine.chat_format
+
+    @property
+    def knows_tools(self) -> bool:
+        """Whether prompts of this model have a place for tools."""
+        return self._engine.knows_tools
 
     def _cut(self, ids: list[int], max_length: int | None) -> list[int]:
         if max_length is None:

@@ -61,7 +61,7 @@ def add_parser(commands: Any) -> None:
         (("-n", "--tokens"), [32], "tokens of a reply; 0: no replies (default: 32)"),
         (("-d", "--depths"), [0], "tokens that are in the cache before (default: 0)"),
         (("-b", "--batches"), [1], "replies that are computed together (default: 1)"),
-        (("-t", "--threads"), [0], "threads (default: one per physical core)"),
+        (("-t", "--threads"), [0], "threads (default: one per fast core)"),
     ):
         sizes.add_argument(*names, type=numbers, default=default, metavar="N,...", help=text)
     sizes.add_argument(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from .._C import ChatMessage, ContextLengthError, InvalidArgument, ToolCallMessage
-from ..messages import check_text
+from ..messages import ToolCallDelta, check_text
 from ..pipeline import Pipeline
 from ..stream import Stream, Usage
 from .options import add_model_options, load
@@ -48,6 +49,10 @@ def add_parser(commands: Any) -> None:
         "--sp", "--system_path", "--system-path", type=Path, metavar="FILE", help="the same from a file"
     )
     text.add_argument(
+        "--tools", type=Path, metavar="FILE",
+        help="JSON list of tools that the model may call; calls are shown and never run",
+    )  # fmt: skip
+    text.add_argument(
         "-i", "--interactive", action="store_true", help="hold a conversation, after the prompt if any"
     )
     text.add_argument(
@@ -73,6 +78,11 @@ def add_parser(commands: Any) -> None:
     lengths.add_argument(
         "-c", "--max_context_length", "--max-context-length", type=int, default=-1, metavar="N",
         help="keep the last N of a longer prompt (default: a prompt that does not fit is an error)",
+    )  # fmt: skip
+    lengths.add_argument(
+        "--when_full", "--when-full", choices=("error", "drop_oldest", "keep_head"), default="error",
+        help="what gives way in a conversation that is too long: nothing, its oldest turns, or those after "
+        "the first (default: %(default)s)",
     )  # fmt: skip
 
     sampling = parser.add_argument_group("sampling")
@@ -105,6 +115,8 @@ def run(args: argparse.Namespace) -> int:
     interactive = args.interactive or (prompt is None and is_terminal(sys.stdin))
     if interactive and args.mode == "generate":
         raise InvalidArgument("--mode generate continues one text: give it with -p, --pp or standard input.")
+    if args.tools and args.mode == "generate":
+        raise InvalidArgument("--mode generate continues a text: it knows no --tools.")
     if prompt is None and not interactive:
         prompt = read_stdin().rstrip("\r\n")
     if prompt is not None and not prompt:
@@ -112,13 +124,26 @@ def run(args: argparse.Namespace) -> int:
     for name, text in (("the prompt", prompt), ("the system message", system)):
         if text is not None:
             check_text(text, name)
-    return Session(args, system).run(prompt, interactive)
+    return Session(args, system, read_tools(args.tools)).run(prompt, interactive)
+
+
+def read_tools(path: Path | None) -> list[Any]:
+    if path is None:
+        return []
+    text = read_text(path)
+    try:
+        tools = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidArgument(f"{path}: is no JSON: {error}.") from None
+    if not isinstance(tools, list):
+        raise InvalidArgument(f"{path}: is no list of tools: it must begin with [.")
+    return tools
 
 
 class Session:
     """A model, the conversation so far, and how replies are printed."""
 
-    def __init__(self, args: argparse.Namespace, system: str | None) -> None:
+    def __init__(self, args: argparse.Namespace, system: str | None, tools: list[Any]) -> None:
         self._verbose = args.verbose
         self._sync = args.sync
         self._generate = args.mode == "generate"
@@ -135,7 +160,11 @@ class Session:
         }
         self._system = [ChatMessage(role=ChatMessage.ROLE_SYSTEM, content=system)] if system else []
         self._messages = list(self._system)
+        self._chat_options = {"tools": tools, "when_full": args.when_full}
+        self._dropped = 0
         self._pipeline, seconds = load(args)
+        if tools:  # a wrong one is an error at once, not with every prompt
+            self._pipeline.tokenizer.apply_chat_template(["?"], tools=tools)
         if self._verbose:
             _print_model(self._pipeline, seconds)
 
@@ -161,6 +190,9 @@ class Session:
                     return
                 if prompt == "clear":
                     self._messages = list(self._system)
+                    self._dropped = 0
+                elif prompt and len(self._open_calls()) > 1:
+                    self._messages.append(_observation(prompt))
                 elif prompt:
                     if is_terminal(sys.stdout):
                         print(f"{self._pipeline.config.model_type_name} > ", end="", flush=True)
@@ -178,36 +210,49 @@ class Session:
             prompt = None
 
     def _label(self) -> str:
-        call = self._tool_call()
-        if call is None:
+        calls = self._open_calls()
+        if not calls:
             return "You > "
+        call = calls[0]
         if call.type == ToolCallMessage.TYPE_CODE:
             return "The model wants this code to be run. Its output > "
-        asked = printable(f"{call.function.name}({call.function.arguments})")
-        return f"The model calls {asked}. Its result > "
+        return f"The model calls {format_call(call)}. Its result > "
 
-    def _tool_call(self) -> ToolCallMessage | None:
-        calls = self._messages[-1].tool_calls if self._messages else []
-        return calls[0] if calls else None
+    def _open_calls(self) -> list[ToolCallMessage]:
+        """Calls of the last reply whose results are still to come."""
+        for n_results, message in enumerate(reversed(self._messages)):
+            if message.role != ChatMessage.ROLE_OBSERVATION:
+                return message.tool_calls[n_results:]
+        return []
 
     def _answer(self, prompt: str) -> bool:
         """Prints the reply and remembers it. False when Ctrl-C stopped it."""
         if self._generate:
             return self._print(self._pipeline.generate(prompt, stream=True, **self._options), [])
-        role = ChatMessage.ROLE_OBSERVATION if self._tool_call() else ChatMessage.ROLE_USER
-        asked = [*self._messages, ChatMessage(role=role, content=check_text(prompt, "the prompt"))]
+        check_text(prompt, "the prompt")
+        question = ChatMessage(role=ChatMessage.ROLE_USER, content=prompt)
+        asked = [*self._messages, _observation(prompt) if self._open_calls() else question]
         deltas: list[Any] = []
-        stream = self._pipeline.chat(asked, stream=True, **self._options)
+        stream = self._pipeline.chat(asked, stream=True, **self._chat_options, **self._options)
+        self._note_dropped(stream.usage.dropped_messages)
         complete = self._print(stream, deltas)
         if complete or deltas:
             reply = self._pipeline.merge_streaming_messages(deltas)
             self._messages = [*asked, reply]
+            if reply.tool_call_error:
+                note_printer()(f"The model may have meant to call a tool. {printable(reply.tool_call_error)}")
             cut = stream.usage.finish_reason == "length" and not reply.content and not reply.tool_calls
             if cut and reply.reasoning_content:
                 note_printer()(
                     "The reply ended in its thought: for an answer raise --max_length or --max_new_tokens."
                 )
         return complete
+
+    def _note_dropped(self, n: int) -> None:
+        if n > self._dropped:
+            what = "1 message is" if n == 1 else f"{n} messages are"
+            note_printer()(f"The conversation is too long: {what} left out of what the model reads.")
+        self._dropped = n
 
     def _print(self, stream: Stream[Any, Any], pieces: list[Any]) -> bool:
         complete = True
@@ -220,12 +265,24 @@ class Session:
                         printer.put(piece)
                     else:
                         printer.put(piece.content, piece.reasoning_content)
+                        for call in piece.tool_calls:
+                            printer.put_line(format_call(call))
             except KeyboardInterrupt:
                 complete = False
         printer.finish()
         if self._verbose:
             _print_usage(stream.usage)
         return complete
+
+
+def _observation(content: str) -> ChatMessage:
+    return ChatMessage(role=ChatMessage.ROLE_OBSERVATION, content=check_text(content, "the result"))
+
+
+def format_call(call: ToolCallMessage | ToolCallDelta) -> str:
+    if call.type == ToolCallMessage.TYPE_CODE:
+        return f"```python\n{call.code.input}\n```"
+    return printable(f"{call.function.name}({call.function.arguments})")
 
 
 def _print_model(pipeline: Pipeline, seconds: float) -> None:

@@ -12,20 +12,27 @@ from typing import Any
 from .. import _C
 from ..model_file import DEFAULT_DTYPE, engine_path, is_old_model
 
-CONTEXT = 2048  # tokens that the memory is stated for: the default max_length
+CONTEXT = 2048  # tokens that the memory is stated for by default: the default max_length
 CACHE_ELEMENT_BYTES = 2  # f16, the default kv_dtype
+
+_INT64_MAX = 2**63 - 1
 
 ADDITIONS = ("LoRA adapter", "P-Tuning prefix")  # kinds that are no models themselves
 
 
-def describe(path: Path, dtype: str | None = None) -> dict[str, Any]:
+def describe(path: Path, dtype: str | None = None, context: int = CONTEXT) -> dict[str, Any]:
     """What is at `path`: "kind" says which of the other keys there are. `dtype` is what a checkpoint or an
-    older file would be converted to; None is the default.
+    older file would be converted to; None is the default. The memory is stated for `context` tokens.
 
     Raises:
         FileNotFoundError: there is nothing at `path`, or it is a folder without a checkpoint.
         Error, ValueError: it is damaged, or nothing that is known.
     """
+    described = _describe(path, dtype)
+    return described if described["kind"] in ADDITIONS else {**described, **_memory(described, context)}
+
+
+def _describe(path: Path, dtype: str | None) -> dict[str, Any]:
     if path.is_dir():
         return _describe_folder(path, dtype or DEFAULT_DTYPE)
     if is_old_model(path):
@@ -54,7 +61,7 @@ def _describe_file(path: Path) -> dict[str, Any]:
         "kind": "model",
         "name": metadata.get("general.name"),
         "architecture": arch,
-        **_sizes(_with_defaults({key: metadata.get(f"{arch}.{name}") for key, name in _GGUF_SIZES.items()})),
+        **_with_defaults({key: metadata.get(f"{arch}.{name}") for key, name in _GGUF_SIZES.items()}),
         "vocabulary": lengths.get("tokenizer.ggml.tokens"),
         "tokenizer": metadata.get("tokenizer.ggml.model"),
         **_chat_format(path, metadata),
@@ -207,17 +214,13 @@ def _describe_model(path: Path, model: Any, converts_to: str) -> dict[str, Any]:
         "name": model.name,
         "architecture": model.architecture,
         "converts_to": converts_to,
-        **_sizes(
-            {
-                "context": hparams.context,
-                "layers": hparams.n_layers,
-                "hidden": hparams.hidden,
-                "ffn": hparams.ffn,
-                "heads": hparams.n_heads,
-                "kv_heads": hparams.n_kv_heads,
-                "head_dim": hparams.head_dim,
-            }
-        ),
+        "context": hparams.context,
+        "layers": hparams.n_layers,
+        "hidden": hparams.hidden,
+        "ffn": hparams.ffn,
+        "heads": hparams.n_heads,
+        "kv_heads": hparams.n_kv_heads,
+        "head_dim": hparams.head_dim,
         "vocabulary": hparams.vocab,
         "tokenizer": model.vocabulary.model,
         "chat_format": model.chat_format or None,
@@ -228,13 +231,24 @@ def _describe_model(path: Path, model: Any, converts_to: str) -> dict[str, Any]:
     }
 
 
-def _sizes(sizes: dict[str, Any]) -> dict[str, Any]:
-    """The sizes, and the bytes that the cache of CONTEXT tokens takes where they tell."""
-    needed = [sizes[key] for key in ("layers", "kv_heads", "head_dim")]
-    cache = None
+def _memory(described: dict[str, Any], context: int) -> dict[str, Any]:
+    """What the cache of `context` tokens takes where the sizes tell, and what this machine has for it all."""
+    needed = [described[key] for key in ("layers", "kv_heads", "head_dim")]
+    state = _C.memory_state()
+    memory: dict[str, Any] = {
+        "cache_tokens": context,
+        "cache_bytes": None,
+        "machine_bytes": state["total"] or None,
+        "free_bytes": state["available"] or None,
+        "memory_note": None,
+    }
     if all(isinstance(n, int) and n > 0 for n in needed):
-        cache = 2 * math.prod(needed) * CONTEXT * CACHE_ELEMENT_BYTES  # keys and values
-    return {**sizes, "cache_bytes": cache}
+        memory["cache_bytes"] = cache = (
+            2 * math.prod(needed) * context * CACHE_ELEMENT_BYTES
+        )  # keys and values
+        total = described.get("memory_bytes", described["weight_bytes"]) + cache
+        memory["memory_note"] = _C.memory_note(min(total, _INT64_MAX), context) or None
+    return memory
 
 
 def _weights(tensors: list[dict[str, Any]]) -> dict[str, Any]:

@@ -31,11 +31,21 @@ def add_parser(commands: Any) -> None:
         help=f"type to convert to (default: {DEFAULT_DTYPE} for a folder; the types that it has for a file "
         "of chatglm.cpp)",
     )
+    parser.add_argument(
+        "-l", "--max_length", "--max-length", type=tokens, default=CONTEXT, metavar="N",
+        help="tokens of prompt and reply together that the memory is stated for (default: %(default)s)",
+    )  # fmt: skip
     parser.set_defaults(run=run)
 
 
+def tokens(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 0 < int(text) < 2**31):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of tokens")
+    return int(text)
+
+
 def run(args: argparse.Namespace) -> int:
-    described = describe(args.path, args.dtype)
+    described = describe(args.path, args.dtype, args.max_length)
     tensors = described.pop("tensors")
     if args.json:
         if args.tensors:
@@ -85,10 +95,12 @@ def format_description(d: dict[str, Any]) -> str:
         rows.append(
             (
                 "memory",
-                f"{format_bytes(total)} for {CONTEXT} tokens: weights {format_bytes(weights)}, "
+                f"{format_bytes(total)} for {d['cache_tokens']} tokens: weights {format_bytes(weights)}, "
                 f"cache {format_bytes(d['cache_bytes'])}",
             )
         )
+        if d["machine_bytes"] and d["free_bytes"]:
+            rows.append(("free", _format_free(d)))
     return _format_rows(rows)
 
 
@@ -121,6 +133,11 @@ def _format_runs(d: dict[str, Any]) -> str:
         repacked = ", ".join(f"{stored} as {used}" for stored, used in d["repacked_types"].items())
         return f"yes; repacked at load, which takes time and memory: {repacked}"
     return "yes"
+
+
+def _format_free(d: dict[str, Any]) -> str:
+    free = f"{format_bytes(d['free_bytes'])} of {format_bytes(d['machine_bytes'])} on this machine"
+    return f"{free}. {d['memory_note']}" if d["memory_note"] else free
 
 
 def _format_chat(d: dict[str, Any]) -> str:

@@ -46,7 +46,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="the same with a scale of its own, for example 0.5:poet.gguf",
     )
     group.add_argument(
-        "-t", "--threads", type=int, default=0, metavar="N", help="threads (default: one per physical core)"
+        "-t", "--threads", type=int, default=0, metavar="N", help="threads (default: one per fast core)"
     )
 
 
@@ -66,7 +66,12 @@ def load(args: argparse.Namespace) -> tuple[Pipeline, float]:
         if not path:
             raise InvalidArgument(f"--lora-scaled is {value!r}; it must be SCALE:FILE.")
     pipeline = Pipeline(
-        args.model, dtype=args.dtype, kv_dtype=args.kv_dtype, n_threads=args.threads, lora=lora
+        args.model,
+        dtype=args.dtype,
+        kv_dtype=args.kv_dtype,
+        n_threads=args.threads,
+        lora=lora,
+        expected_length=getattr(args, "max_length", 2048),
     )
     seconds = time.perf_counter() - start
     for note in pipeline.notes:

@@ -89,12 +89,18 @@ class ReplyPrinter:
         self._print_thought = (_dim_printer("") if self._shows_thought else None) or _print_now
         self._held: list[tuple[str, str]] | None = [] if sync else None
         self._after_thought = False
+        self._in_line = False
 
     def put(self, content: str, reasoning_content: str = "") -> None:
+        self._in_line = self._in_line or bool(content)
         if self._held is None:
             self._print(content, reasoning_content)
         else:
             self._held.append((content, reasoning_content))
+
+    def put_line(self, text: str) -> None:
+        """What stands on a line of its own, such as a call of a tool."""
+        self.put(("\n" if self._in_line else "") + text)
 
     def finish(self) -> None:
         for piece in self._held or ():

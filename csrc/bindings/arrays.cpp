@@ -10,11 +10,14 @@
 #include "bindings/bindings.h"
 #include "chatglm/error.h"
 #include "core/half.h"
+#include "core/memory.h"
+#include "core/processors.h"
 #include "core/thread_pool.h"
 #include "format/gguf.h"
 #include "format/quantize.h"
 #include "format/super_blocks.h"
 #include "format/transcode.h"
+#include "model/memory_need.h"
 
 namespace py = pybind11;
 
@@ -194,7 +197,25 @@ void bind_arrays(py::module_& m) {
         "What a GGUF file holds: {'metadata', 'array_lengths', 'tensors', 'file_size'}. Arrays are cut to\n"
         "`max_array` elements. A tensor's `used_as` is the type that the engine computes with, None when it\n"
         "cannot; another one than `type` is made at load and takes `n_bytes_used`.");
-    m.def("default_thread_count", &default_thread_count, "Physical cores that this process may use.");
+    m.def(
+        "memory_state",
+        [] {
+            const MemoryState state = memory_state();
+            py::dict result;
+            result["total"] = state.total;
+            result["available"] = state.available;
+            return result;
+        },
+        "Bytes of memory that this process may use, {'total', 'available'}; 0 where the system does not "
+        "say.");
+    m.def(
+        "memory_note",
+        [](int64_t n_bytes, int n_tokens) { return memory_note(n_bytes, n_tokens, memory_state()); },
+        py::arg("n_bytes"), py::arg("n_tokens"),
+        "A sentence when a model and a context of n_tokens, which take n_bytes, are more than is free; else "
+        "''.");
+    m.def("default_thread_count", &default_thread_count,
+          "Physical cores of the fast kind that this process may use.");
 }
 
 }  // namespace chatglm::bindings

@@ -10,6 +10,7 @@
 #include "format/gguf.h"
 #include "model/load_config.h"
 #include "model/model_file.h"
+#include "text/fit_conversation.h"
 #include "text/utf8_stream.h"
 
 namespace py = pybind11;
@@ -82,14 +83,16 @@ void bind_pipeline(py::module_& m) {
             py::arg("ids"), py::arg("skip_special_tokens") = true, release_gil())
         .def(
             "apply_chat_template",
-            [](const Tokenizer& t, const std::vector<ChatMessage>& messages) {
-                return t.apply_chat_template(messages);
+            [](const Tokenizer& t, const std::vector<ChatMessage>& messages, const std::string& tools) {
+                return t.apply_chat_template(messages, tools);
             },
-            py::arg("messages"), release_gil())
+            py::arg("messages"), py::arg("tools") = "", release_gil())
         .def(
             "decode_message",
-            [](const Tokenizer& t, const std::vector<int32_t>& ids) { return t.decode_message(ids); },
-            py::arg("ids"), release_gil())
+            [](const Tokenizer& t, const std::vector<int32_t>& ids, const std::string& tools) {
+                return t.decode_message(ids, tools);
+            },
+            py::arg("ids"), py::arg("tools") = "", release_gil())
         .def(
             "token_bytes",
             [](const Tokenizer& t, int32_t id, bool skip) { return py::bytes(t.token_bytes(id, skip)); },
@@ -107,7 +110,8 @@ void bind_pipeline(py::module_& m) {
         .def_property_readonly("prefix_ids", [](const Tokenizer& t) { return t.prefix_ids(); })
         .def_property_readonly("suffix_ids", [](const Tokenizer& t) { return t.suffix_ids(); })
         .def_property_readonly("eos_ids", [](const Tokenizer& t) { return t.eos_ids(); })
-        .def_property_readonly("chat_format", [](const Tokenizer& t) { return t.chat_format(); });
+        .def_property_readonly("chat_format", [](const Tokenizer& t) { return t.chat_format(); })
+        .def_property_readonly("knows_tools", &Tokenizer::knows_tools);
 
     m.def(
         "load_tokenizer",
@@ -128,16 +132,42 @@ void bind_pipeline(py::module_& m) {
         "are\n"
         "not looked at.");
 
+    m.def(
+        "fit_conversation",
+        [](const Tokenizer& t, const std::vector<ChatMessage>& messages, const std::string& tools,
+           const std::string& when_full, int max_tokens) {
+            ChatOptions options;
+            options.tools = tools;
+            FittedPrompt prompt =
+                fit_conversation(t, messages, options, parse_when_full(when_full), max_tokens);
+            return std::pair(std::move(prompt.ids), prompt.dropped_messages);
+        },
+        py::arg("tokenizer"), py::arg("messages"), py::arg("tools"), py::arg("when_full"),
+        py::arg("max_tokens"), release_gil(),
+        "Ids of the prompt, and how many messages were dropped to bring it to max_tokens.");
+
     py::class_<TextStreamer>(m, "TextStreamer", "Ids of a reply, one by one, into pieces of its text.")
-        .def(py::init([](const Tokenizer& t, bool plain) {
-                 return std::make_unique<TextStreamer>(t,
-                                                       plain ? TextStreamer::kPlain : TextStreamer::kReply);
+        .def(py::init([](const Tokenizer& t, bool plain, const std::string& tools) {
+                 return std::make_unique<TextStreamer>(t, plain ? TextStreamer::kPlain : TextStreamer::kReply,
+                                                       tools);
              }),
-             py::arg("tokenizer"), py::arg("plain") = false, py::keep_alive<1, 2>())
+             py::arg("tokenizer"), py::arg("plain") = false, py::arg("tools") = "", py::keep_alive<1, 2>())
         .def("put", &TextStreamer::put, py::arg("id"))
         .def("finish", &TextStreamer::finish)
         .def_property_readonly("reasoning", &TextStreamer::reasoning,
-                               "The piece of the thought that became known with the last put or finish.");
+                               "The piece of the thought that became known with the last put or finish.")
+        .def_property_readonly(
+            "new_tool_calls",
+            [](const TextStreamer& s) {
+                std::vector<std::pair<size_t, ToolCallMessage>> calls;
+                for (size_t i = s.first_new_call(); i < s.tool_calls().size(); ++i)
+                    calls.emplace_back(i, s.tool_calls()[i]);
+                return calls;
+            },
+            "The calls that became known with the last put or finish, each with its place among all.")
+        .def_property_readonly(
+            "tool_call_error", &TextStreamer::tool_call_error,
+            "Why a text of the last put or finish looks like a call and is none, or \"\".");
 
     py::class_<PipelineStats>(m, "PipelineStats", "Replies and memory of a pipeline.")
         .def_readonly("running", &PipelineStats::running, "Replies that are being computed.")
@@ -158,7 +188,8 @@ void bind_pipeline(py::module_& m) {
     py::class_<Pipeline, std::shared_ptr<Pipeline>>(m, "Pipeline", "A model file, ready to answer.")
         .def(py::init([](const std::string& path, int n_threads, const std::string& kv_dtype,
                          int prefill_chunk, double max_pause, int max_sequences, int max_queue,
-                         int64_t cache_memory, const std::vector<std::pair<std::string, float>>& loras) {
+                         int64_t cache_memory, int expected_length,
+                         const std::vector<std::pair<std::string, float>>& loras) {
                  PipelineOptions options;
                  options.n_threads = n_threads;
                  options.kv_dtype = kv_dtype;
@@ -167,6 +198,7 @@ void bind_pipeline(py::module_& m) {
                  options.max_sequences = max_sequences;
                  options.max_queue = max_queue;
                  options.cache_memory = cache_memory;
+                 options.expected_length = expected_length;
                  options.loras = to_loras(loras);
                  auto pipeline = std::make_shared<Pipeline>(path, options);
                  stop_at_exit(pipeline, [p = pipeline.get()] { p->close(); });
@@ -176,6 +208,7 @@ void bind_pipeline(py::module_& m) {
              py::arg("kv_dtype") = defaults.kv_dtype, py::arg("prefill_chunk") = defaults.prefill_chunk,
              py::arg("max_pause") = defaults.max_pause, py::arg("max_sequences") = defaults.max_sequences,
              py::arg("max_queue") = defaults.max_queue, py::arg("cache_memory") = defaults.cache_memory,
+             py::arg("expected_length") = defaults.expected_length,
              py::arg("loras") = std::vector<std::pair<std::string, float>>(), release_gil())
         .def(
             "set_loras",

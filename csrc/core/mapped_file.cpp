@@ -7,6 +7,9 @@
 #include "chatglm/error.h"
 
 #ifdef _WIN32
+#ifndef _WIN32_WINNT
+#define _WIN32_WINNT 0x0A00
+#endif
 #define WIN32_LEAN_AND_MEAN
 #define NOMINMAX
 #include <windows.h>
@@ -79,6 +82,12 @@ void MappedFile::unmap() {
     if (data_) UnmapViewOfFile(data_);
 }
 
+void MappedFile::will_need(std::span<const uint8_t> part) const {
+    if (copy_ || part.empty()) return;
+    WIN32_MEMORY_RANGE_ENTRY range{const_cast<uint8_t*>(part.data()), part.size()};
+    PrefetchVirtualMemory(GetCurrentProcess(), 1, &range, 0);
+}
+
 void MappedFile::release(std::span<const uint8_t> part) const {
     if (copy_) return;
     // Unlocking pages that are not locked fails and takes them out of the working set.
@@ -119,6 +128,14 @@ void MappedFile::map(const std::string& path) {
 
 void MappedFile::unmap() {
     if (data_) ::munmap(const_cast<uint8_t*>(data_), size_);
+}
+
+void MappedFile::will_need(std::span<const uint8_t> part) const {
+    if (copy_ || part.empty()) return;
+    const auto page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));  // 16 KB on Apple's chips
+    const auto offset = static_cast<size_t>(part.data() - data_);
+    const size_t begin = offset / page * page;
+    ::madvise(const_cast<uint8_t*>(data_) + begin, offset + part.size() - begin, MADV_WILLNEED);
 }
 
 void MappedFile::release(std::span<const uint8_t> part) const {

@@ -25,6 +25,9 @@ class MappedFile {
     std::span<const uint8_t> bytes() const { return {data_, size_}; }
     size_t size() const { return size_; }
 
+    // Tells the system that `part` of bytes() will be read soon, so that it may read ahead. Returns at once.
+    void will_need(std::span<const uint8_t> part) const;
+
     // Gives back the memory that reading `part` of bytes() has taken: its whole pages, which the system reads
     // again when they are used again.
     void release(std::span<const uint8_t> part) const;

@@ -4,23 +4,14 @@
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
-#include <fstream>
 #include <mutex>
-#include <set>
-#include <string>
 #include <system_error>
 #include <thread>
 #include <vector>
 
-#ifndef _WIN32
-#include <unistd.h>
-#endif
-#ifdef __linux__
-#include <sched.h>
-#endif
-#ifdef __APPLE__
-#include <sys/sysctl.h>
-#endif
+#include "core/process.h"
+#include "core/processors.h"
+
 #if defined(__x86_64__) || defined(_M_X64)
 #include <immintrin.h>
 #endif
@@ -62,47 +53,6 @@ constexpr uint64_t chunk_count(uint64_t ticket) {
 
 }  // namespace
 
-int default_thread_count() {
-    const int logical = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-#ifdef __linux__
-    // Processors that share a core list the same siblings; count each set once, within our affinity mask.
-    cpu_set_t allowed;
-    CPU_ZERO(&allowed);
-    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return logical;
-    std::set<std::string> cores;
-    for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
-        if (!CPU_ISSET(cpu, &allowed)) continue;
-        std::ifstream file("/sys/devices/system/cpu/cpu" + std::to_string(cpu) +
-                           "/topology/thread_siblings_list");
-        std::string siblings;
-        if (!std::getline(file, siblings)) return std::max(1, CPU_COUNT(&allowed));
-        cores.insert(siblings);
-    }
-    return cores.empty() ? logical : static_cast<int>(cores.size());
-#elif defined(__APPLE__)
-    int cores = 0;
-    size_t size = sizeof cores;
-    if (sysctlbyname("hw.perflevel0.physicalcpu", &cores, &size, nullptr, 0) == 0 && cores > 0) return cores;
-    size = sizeof cores;
-    if (sysctlbyname("hw.physicalcpu", &cores, &size, nullptr, 0) == 0 && cores > 0) return cores;
-    return logical;
-#else
-    return logical;
-#endif
-}
-
-namespace {
-
-int64_t process_id() {
-#ifdef _WIN32
-    return 0;  // Windows does not fork
-#else
-    return getpid();
-#endif
-}
-
-}  // namespace
-
 struct ThreadPool::State {
     void work(int thread);
     bool run_one_chunk(int thread);
@@ -136,7 +86,10 @@ ThreadPool::ThreadPool(int n_threads) : state_(std::make_unique<State>()) {
     state_->workers.reserve(static_cast<size_t>(n_threads - 1));
     try {
         for (int i = 1; i < n_threads; ++i) {
-            state_->workers.emplace_back([state = state_.get(), i] { state->work(i); });
+            state_->workers.emplace_back([state = state_.get(), i, n_threads] {
+                prefer_fast_cores(n_threads);
+                state->work(i);
+            });
         }
     } catch (const std::system_error&) {
         // The system gives no more threads: those that started are enough to work with.

@@ -8,16 +8,12 @@
 
 namespace chatglm {
 
-// Physical cores that this process may use (never less than 1): hyper-threads add nothing to a loop that is
-// bound by memory or by the vector units.
-int default_thread_count();
-
 class ThreadPool {
   public:
     static constexpr int kMaxThreads = 512;
     static constexpr int64_t kMaxChunks = (int64_t{1} << 20) - 1;
 
-    // `n_threads` counts the calling thread; 0 means default_thread_count().
+    // `n_threads` counts the calling thread; 0 means the fast physical cores.
     explicit ThreadPool(int n_threads = 0);
     // In a process forked from the one that made the pool its threads do not exist: there a loop runs on the
     // caller alone, and the pool's memory is left behind.

@@ -46,6 +46,8 @@ class GgufFile {
     const std::vector<GgufTensor>& tensors() const { return tensors_; }
     const GgufTensor* find_tensor(std::string_view name) const;
     uint64_t file_size() const { return file_->size(); }
+    // Lets the system read ahead `bytes`, a part of this file that will be used soon.
+    void will_need(std::span<const uint8_t> bytes) const { file_->will_need(bytes); }
     // Gives back the memory that reading `bytes`, a part of this file, has taken. They can be read again.
     void release(std::span<const uint8_t> bytes) const { file_->release(bytes); }
 

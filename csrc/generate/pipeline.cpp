@@ -11,6 +11,8 @@
 #include "format/gguf.h"
 #include "generate/engine.h"
 #include "model/glm_model.h"
+#include "model/load_config.h"
+#include "model/memory_need.h"
 #include "model/model_file.h"
 #include "text/utf8_stream.h"
 
@@ -49,6 +51,14 @@ DType kv_type(const std::string& name) {
     throw InvalidArgument("kv_dtype is '" + name + "'; the cache can be 'f16' or 'f32'.");
 }
 
+// That the memory is short for the model and the context that is expected; usually empty.
+std::string note_of_memory(const GgufFile& file, DType kv, const PipelineOptions& options) {
+    const ModelConfig config = load_config(file);
+    const int n_tokens = std::clamp(options.expected_length, 1, config.max_length);
+    const MemoryNeed need = memory_need(file, config, kv, n_tokens, options.prefill_chunk);
+    return memory_note(need.total(), n_tokens, memory_state());
+}
+
 }  // namespace
 
 // What the generations of one pipeline share.
@@ -59,9 +69,11 @@ struct Pipeline::Shared {
           file(open_model_file(path)),
           tokenizer(Tokenizer::from_gguf(file)),
           backend(make_cpu_backend(options.n_threads)),
+          memory(note_of_memory(file, kv, options)),
           model(file, *backend),
           loras(choose_loras(options.loras, model.config(), *backend)),
           engine_(make_engine()) {
+        if (memory.empty()) read_ahead();
         const int vocab = model.config().vocab_size;
         for (const auto* ids : {&tokenizer->prefix_ids(), &tokenizer->suffix_ids(), &tokenizer->eos_ids()}) {
             for (const int32_t id : *ids) {
@@ -76,11 +88,20 @@ struct Pipeline::Shared {
         if (!engine_.load()->in_this_process()) static_cast<void>(owner_.release());
     }
 
+    // For a file that is not in memory yet; where it does not fit, reading ahead would push out what is
+    // needed first.
+    void read_ahead() const {
+        for (const GgufTensor& tensor : file.tensors()) {
+            if (tensor.supported) file.will_need(tensor.data);
+        }
+    }
+
     PipelineOptions options;
     DType kv;
     GgufFile file;
     std::unique_ptr<Tokenizer> tokenizer;
     std::unique_ptr<Backend> backend;
+    std::string memory;  // a note of what was free before the model took its share
     GlmModel model;
 
     std::mutex loras_mutex;
@@ -190,7 +211,9 @@ const char* Pipeline::isa() const {
     return shared_->backend->isa();
 }
 std::vector<std::string> Pipeline::notes() const {
-    return shared_->model.notes();
+    std::vector<std::string> notes = shared_->model.notes();
+    if (!shared_->memory.empty()) notes.push_back(shared_->memory);
+    return notes;
 }
 
 void Pipeline::set_loras(const std::vector<Lora>& wanted) {
@@ -239,6 +262,8 @@ std::unique_ptr<Generation> Pipeline::start(std::vector<int32_t> prompt, const G
                                  (by_model ? "Shorten it" : "Raise max_length, shorten the prompt") +
                                  ", or set max_context_length to keep only its last tokens.");
     }
+    check_cache_memory(shared_->model.kv_layout(shared_->kv), static_cast<int>(prompt.size()),
+                       memory_state());
     Engine& engine = shared_->engine();
     const auto request = std::make_shared<Request>(std::move(prompt), config, max_length, this->config(),
                                                    shared_->current_loras());

@@ -9,6 +9,7 @@
 #include "core/half.h"
 #include "format/quantize.h"
 #include "model/load_config.h"
+#include "model/memory_need.h"
 #include "model/weight_loader.h"
 
 namespace chatglm {
@@ -46,6 +47,7 @@ GlmModel::GlmModel(const GgufFile& file, Backend& backend)
     : config_(load_config(file)),
       backend_(backend),
       workspace_(new Workspace, [](Workspace* w) { delete w; }) {
+    check_repacked_memory(file, memory_state());
     const ModelConfig& c = config_;
     WeightLoader load(file, backend, vectors_, repacked_);
     const int64_t hidden = c.hidden_size, ffn = c.intermediate_size;

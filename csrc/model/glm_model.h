@@ -35,7 +35,7 @@ struct LayerWeights {
 class GlmModel {
   public:
     // Maps the weights of `file`, which must outlive the model. Throws FormatError naming the tensor at
-    // fault.
+    // fault, OutOfMemory.
     GlmModel(const GgufFile& file, Backend& backend);
 
     const ModelConfig& config() const { return config_; }

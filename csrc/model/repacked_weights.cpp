@@ -2,11 +2,11 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cstdio>
 #include <new>
 #include <utility>
 
 #include "chatglm/error.h"
+#include "core/memory.h"
 #include "format/transcode.h"
 
 namespace chatglm {
@@ -21,14 +21,6 @@ std::string list(const std::vector<std::string>& names) {
     for (size_t i = 0; i < names.size(); ++i) {
         text += (i == 0 ? "" : i + 1 < names.size() ? ", " : " and ") + names[i];
     }
-    return text;
-}
-
-std::string size_text(int64_t bytes) {
-    const bool large = bytes >= 100'000'000;
-    char text[32];
-    std::snprintf(text, sizeof text, "%.1f %s", static_cast<double>(bytes) / (large ? 1e9 : 1e6),
-                  large ? "GB" : "MB");
     return text;
 }
 
@@ -92,7 +84,7 @@ std::vector<std::string> RepackedWeights::notes() const {
     const bool one = data_.size() == 1;
     return {std::to_string(data_.size()) + (one ? " matrix" : " matrices") + " of the type" +
             (from.size() == 1 ? " " : "s ") + list(from) + (one ? " was" : " were") + " repacked as " +
-            list(to) + " (" + size_text(bytes_) +
+            list(to) + " (" + memory_text(bytes_) +
             " in memory) because this engine computes with those; convert the original checkpoint to save "
             "the time and memory."};
 }

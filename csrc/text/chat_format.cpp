@@ -7,6 +7,7 @@
 #include "text/jinja.h"
 #include "text/json.h"
 #include "text/special_guard.h"
+#include "text/tagged_call.h"
 #include "text/thought_filter.h"
 #include "text/tool_prompt.h"
 
@@ -50,6 +51,28 @@ void check_messages(const Messages& messages, const ChatOptions& options) {
         throw InvalidArgument(
             "The last message is of the role \"" + last +
             "\"; a conversation to be answered ends with a message of the user, or an observation.");
+    }
+}
+
+bool has_tools(const ChatOptions& options) {
+    return !options.tools.empty() && !parse_tools(options.tools).array()->empty();
+}
+
+void check_tools(const Tokenizer& tokenizer, const ChatOptions& options) {
+    if (!has_tools(options) || tokenizer.chat_format().empty()) return;
+    if (!tokenizer.knows_tools()) {
+        throw InvalidArgument(tokenizer.chat_format() == "template"
+                                  ? "This model knows no tools: its chat template has no place for them."
+                                  : "This model knows no tools: its chat format, \"" +
+                                        tokenizer.chat_format() + "\", has no place for them.");
+    }
+    const KnownTools tools(options.tools);
+    for (const char* name : {"interpreter", "python"}) {
+        if (is_interpreter(name, ChatFormat::tool_style(tokenizer)) && tools.has(name)) {
+            throw InvalidArgument(
+                "A function among the tools is named \"" + std::string(name) +
+                "\", by which this model calls its code interpreter. Give it another name.");
+        }
     }
 }
 
@@ -157,7 +180,8 @@ int32_t role_id(const Tokenizer& tokenizer, const std::string& role) {
 
 Ids encode_roles(const Tokenizer& tokenizer, const Messages& messages, const ChatOptions& options,
                  ToolStyle style) {
-    const Messages all = options.tools.empty() ? messages : with_tools(messages, options.tools, style);
+    const Messages all =
+        options.tools.empty() ? messages : with_tools(messages, parse_tools(options.tools), style);
     Ids ids = tokenizer.prefix_ids();
     for (const Turn& turn : split_turns(all, style)) {
         if (style == ToolStyle::glm4 && turn.content.empty()) continue;
@@ -242,6 +266,21 @@ Json template_messages(const Messages& messages, const std::string& source, cons
     return out;
 }
 
+// What a template does not know it leaves out without a word.
+void check_known(const Messages& messages, const std::string& source) {
+    if (mentions(source, "metadata")) return;
+    for (size_t i = 0; i < messages.size(); ++i) {
+        if (!messages[i].tool_calls.empty() && !mentions(source, "tool_calls"))
+            throw InvalidArgument(place(i) +
+                                  " has tool calls, which this model's chat template does not know.");
+        if (messages[i].role == ChatMessage::kRoleObservation && !mentions(source, "observation") &&
+            !mentions(source, "tool")) {
+            throw InvalidArgument(place(i) +
+                                  " is an observation, which this model's chat template does not know.");
+        }
+    }
+}
+
 // Everything of a conversation that a template may print.
 std::vector<std::string_view> texts_of(const Messages& messages, const std::string& source,
                                        const ChatOptions& options) {
@@ -257,13 +296,17 @@ std::vector<std::string_view> texts_of(const Messages& messages, const std::stri
 
 std::string render_template(const Tokenizer& tokenizer, const std::string& source, const Messages& messages,
                             const ChatOptions& options, const SpecialGuard& guard) {
+    check_known(messages, source);
     Json all = template_messages(messages, source, guard);
     Json variables = Json::Object{};
-    if (!options.tools.empty()) {
-        const Json tools = protect_strings(parse_tools(options.tools), guard);
+    if (has_tools(options)) {
+        const Json wrapped = wrap_tools(parse_tools(options.tools), [&](const std::string& type) {
+            return mentions_quoted(source, type);
+        });
+        const Json tools = protect_strings(wrapped, guard);
         variables.set("tools", tools);
         // GLM-4's own template looks for them in a message.
-        if (mentions(source, "['tools']")) {
+        if (mentions(source, "['tools']") || mentions(source, "[\"tools\"]") || mentions(source, ".tools")) {
             Json::Object holder{{"role", "system"}, {"content", ""}, {"tools", tools}};
             all.array()->insert(all.array()->begin(), std::move(holder));
         }
@@ -280,16 +323,13 @@ std::string render_template(const Tokenizer& tokenizer, const std::string& sourc
 
 Ids ChatFormat::encode(const Tokenizer& tokenizer, const Messages& messages, const ChatOptions& options) {
     check_messages(messages, options);
+    check_tools(tokenizer, options);
     const std::string& format = tokenizer.chat_format();
     if (format == "chatglm3") return encode_roles(tokenizer, messages, options, ToolStyle::chatglm3);
     if (format == "glm4") return encode_roles(tokenizer, messages, options, ToolStyle::glm4);
     if (format == "template") return encode_template(tokenizer, messages, options);
-    if (format == "chatglm" || format == "chatglm2") {
-        if (!options.tools.empty())
-            throw InvalidArgument("The chat format \"" + format + "\" does not know tools.");
-        return format == "chatglm" ? encode_chatglm(tokenizer, messages)
-                                   : encode_chatglm2(tokenizer, messages);
-    }
+    if (format == "chatglm") return encode_chatglm(tokenizer, messages);
+    if (format == "chatglm2") return encode_chatglm2(tokenizer, messages);
     if (format.empty()) {
         throw InvalidArgument(
             "This model has no chat format: it is a base model that continues text. Use generate instead of "
@@ -309,6 +349,7 @@ Ids ChatFormat::encode_template(const Tokenizer& tokenizer, const Messages& mess
 std::string ChatFormat::render(const Tokenizer& tokenizer, const Messages& messages,
                                const ChatOptions& options) {
     check_messages(messages, options);
+    check_tools(tokenizer, options);
     const std::string& source = tokenizer.chat_template_;
     const SpecialGuard guard(tokenizer, texts_of(messages, source, options));
     return guard.unprotect(render_template(tokenizer, source, messages, options, guard));
@@ -316,10 +357,12 @@ std::string ChatFormat::render(const Tokenizer& tokenizer, const Messages& messa
 
 ToolStyle ChatFormat::tool_style(const Tokenizer& tokenizer) {
     const std::string& format = tokenizer.chat_format();
+    const std::string& source = tokenizer.chat_template_;
     if (format == "chatglm3") return ToolStyle::chatglm3;
-    if (format == "glm4" || (format == "template" && mentions(tokenizer.chat_template_, "metadata")))
-        return ToolStyle::glm4;
-    return ToolStyle::none;
+    if (format == "glm4") return ToolStyle::glm4;
+    if (format != "template") return ToolStyle::none;
+    if (mentions(source, kCallBegin)) return ToolStyle::tagged;
+    return mentions(source, "metadata") || mentions(source, "tools") ? ToolStyle::glm4 : ToolStyle::none;
 }
 
 Thinking ChatFormat::thinking(const Tokenizer& tokenizer) {
@@ -341,8 +384,15 @@ Thinking ChatFormat::thinking(const Tokenizer& tokenizer) {
     return thinks ? Thinking::by_model : Thinking::none;
 }
 
-Ids Tokenizer::apply_chat_template(const Messages& messages) const {
-    return ChatFormat::encode(*this, messages);
+Ids Tokenizer::apply_chat_template(const Messages& messages, const std::string& tools) const {
+    ChatOptions options;
+    options.tools = tools;
+    return ChatFormat::encode(*this, messages, options);
+}
+
+bool Tokenizer::knows_tools() const {
+    if (chat_format_ == "template") return mentions(chat_template_, "tools");
+    return chat_format_ == "chatglm3" || chat_format_ == "glm4";
 }
 
 }  // namespace chatglm

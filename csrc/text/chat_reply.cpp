@@ -1,5 +1,7 @@
 #include "text/chat_reply.h"
 
+#include <algorithm>
+#include <cstdio>
 #include <utility>
 
 #include "text/chat_format.h"
@@ -36,6 +38,12 @@ std::string_view full_width(char mark) {
 int32_t special_id(const Tokenizer& tokenizer, std::string_view spelling) {
     const int32_t id = tokenizer.token_id(spelling);
     return id >= 0 && tokenizer.is_special(id) ? id : -1;
+}
+
+// FNV-1a.
+uint64_t hash(std::string_view text, uint64_t state = 0xcbf29ce484222325) {
+    for (const char c : text) state = (state ^ static_cast<unsigned char>(c)) * 0x100000001b3;
+    return state;
 }
 
 }  // namespace
@@ -111,7 +119,7 @@ std::string PunctuationFilter::finish() {
     return held_ ? std::string(1, std::exchange(held_, '\0')) : std::string();
 }
 
-ReplyReader::ReplyReader(const Tokenizer& tokenizer)
+ReplyReader::ReplyReader(const Tokenizer& tokenizer, KnownTools tools)
     : tokenizer_(tokenizer),
       tool_style_(ChatFormat::tool_style(tokenizer)),
       assistant_id_(special_id(tokenizer, "<|assistant|>")),
@@ -121,11 +129,24 @@ ReplyReader::ReplyReader(const Tokenizer& tokenizer)
       widens_punctuation_(tokenizer.chat_format() == "chatglm"),
       utf8_(replace_unit(tokenizer)),
       thought_(tokenizer.thinking()),
-      placeholder_(kPlaceholder, kTrainingDate) {}
+      placeholder_(kPlaceholder, kTrainingDate),
+      tools_(std::move(tools)) {
+    if (tool_style_ != ToolStyle::tagged) return;
+    for (const std::string_view tag : kCallTags) {
+        if (const int32_t id = special_id(tokenizer, tag); id >= 0) tag_ids_.push_back(id);
+    }
+}
+
+void ReplyReader::begin_step() {
+    reasoning_.clear();
+    tool_call_error_.clear();
+    first_new_call_ = tool_calls_.size();
+}
 
 std::string ReplyReader::put(int32_t id) {
-    reasoning_.clear();
-    const bool is_mark = thought_.expects_mark() && (id == think_begin_id_ || id == think_end_id_);
+    begin_step();
+    const bool is_mark = (thought_.expects_mark() && (id == think_begin_id_ || id == think_end_id_)) ||
+                         std::find(tag_ids_.begin(), tag_ids_.end(), id) != tag_ids_.end();
     const std::string bytes = tokenizer_.token_bytes(id, !is_mark);  // also refuses ids that do not exist
     if (done_) return {};
     if (tokenizer_.is_eos(id)) {
@@ -140,7 +161,7 @@ std::string ReplyReader::put(int32_t id) {
 }
 
 std::string ReplyReader::finish() {
-    reasoning_.clear();
+    begin_step();
     std::string text = done_ ? std::string() : end_part();
     done_ = true;
     std::string rest = replaces_placeholder_ ? placeholder_.finish() : std::string();
@@ -159,11 +180,43 @@ std::string ReplyReader::answer_of(ThoughtFilter::Parts parts) {
 }
 
 std::string ReplyReader::read_answer(std::string_view text) {
+    if (tool_style_ == ToolStyle::tagged) return read_tagged(tagged_.put(text));
     if (!undecided_) return clean(text);
     part_ += text;
     if (may_be_tool_call(part_, tool_style_)) return {};
     undecided_ = false;
     return clean(std::exchange(part_, {}));
+}
+
+std::string ReplyReader::read_tagged(const std::vector<TaggedCallFilter::Part>& parts) {
+    std::string text;
+    for (const auto& [kind, content] : parts) {
+        if (kind == TaggedCallFilter::Part::text) {
+            text += clean(content);
+            continue;
+        }
+        const bool is_cut = kind == TaggedCallFilter::Part::cut_call;
+        if (auto call = is_cut ? std::nullopt : parse_tagged_call(content, tools_)) {
+            add_call(std::move(*call));
+            continue;
+        }
+        tool_call_error_ = std::string("The call of a tool cannot be read: ") +
+                           (is_cut ? "it has no end." : "its tags do not hold a name and arguments.");
+        text += clean(std::string(kCallBegin) + content + std::string(is_cut ? "" : kCallEnd));
+    }
+    return text;
+}
+
+void ReplyReader::add_call(ToolCallMessage call) {
+    const std::string index = std::to_string(tool_calls_.size());
+    const std::string_view what = call.type == ToolCallMessage::kTypeCode
+                                      ? std::string_view(call.code.input)
+                                      : std::string_view(call.function.arguments);
+    char digits[17];
+    std::snprintf(digits, sizeof digits, "%016llx",
+                  static_cast<unsigned long long>(hash(what, hash(call.function.name))));
+    call.id = "call_" + index + "_" + digits;
+    tool_calls_.push_back(std::move(call));
 }
 
 std::string ReplyReader::end_part() {
@@ -172,13 +225,18 @@ std::string ReplyReader::end_part() {
         rest = answer_of(thought_.put(rest));
         rest += answer_of(thought_.finish());
     }
+    if (tool_style_ == ToolStyle::tagged) {
+        std::string text = read_tagged(tagged_.put(rest));
+        return text + read_tagged(tagged_.finish());
+    }
     if (!undecided_) return clean(rest);
     undecided_ = false;
     const std::string part = std::exchange(part_, {}) + rest;
     if (auto call = parse_tool_call(part, tool_style_)) {
-        tool_calls_.push_back(std::move(*call));
+        add_call(std::move(*call));
         return {};
     }
+    tool_call_error_ = chatglm::tool_call_error(part, tool_style_, tools_);
     return clean(part);
 }
 
@@ -189,16 +247,17 @@ std::string ReplyReader::clean(std::string_view text) {
     return out;
 }
 
-ChatMessage Tokenizer::decode_message(const std::vector<int32_t>& ids) const {
-    ReplyReader reader(*this);
+ChatMessage Tokenizer::decode_message(const std::vector<int32_t>& ids, const std::string& tools) const {
+    ReplyReader reader(*this, KnownTools(tools));
     ChatMessage message;
     message.role = ChatMessage::kRoleAssistant;
-    for (const int32_t id : ids) {
-        message.content += reader.put(id);
+    const auto add = [&](const std::string& text) {
+        message.content += text;
         message.reasoning_content += reader.reasoning();
-    }
-    message.content += reader.finish();
-    message.reasoning_content += reader.reasoning();
+        if (message.tool_call_error.empty()) message.tool_call_error = reader.tool_call_error();
+    };
+    for (const int32_t id : ids) add(reader.put(id));
+    add(reader.finish());
     message.tool_calls = reader.tool_calls();
     return message;
 }

@@ -8,6 +8,8 @@
 #include <vector>
 
 #include "chatglm/tokenizer.h"
+#include "text/known_tools.h"
+#include "text/tagged_call.h"
 #include "text/thought_filter.h"
 #include "text/tool_call.h"
 #include "text/utf8_stream.h"
@@ -55,18 +57,26 @@ class PunctuationFilter {
 
 class ReplyReader {
   public:
-    explicit ReplyReader(const Tokenizer& tokenizer);
+    // `tools` are those that the prompt told of.
+    explicit ReplyReader(const Tokenizer& tokenizer, KnownTools tools = {});
     // Text of the answer that can be shown. Nothing comes after an id that ends the reply.
     std::string put(int32_t id);
     std::string finish();
     // Text of the thought that became known with the last put or finish; it stands before theirs.
     const std::string& reasoning() const { return reasoning_; }
+    // All calls so far; those from first_new_call() on became known with the last put or finish.
     const std::vector<ToolCallMessage>& tool_calls() const { return tool_calls_; }
+    size_t first_new_call() const { return first_new_call_; }
+    // Why a text that the last put or finish gave looks like a call and is none; empty if there is none.
+    const std::string& tool_call_error() const { return tool_call_error_; }
 
   private:
+    void begin_step();
     std::string read(std::string_view text);
     std::string read_answer(std::string_view text);
+    std::string read_tagged(const std::vector<TaggedCallFilter::Part>& parts);
     std::string end_part();
+    void add_call(ToolCallMessage call);
     std::string answer_of(ThoughtFilter::Parts parts);
     std::string clean(std::string_view text);
 
@@ -74,6 +84,7 @@ class ReplyReader {
     ToolStyle tool_style_;
     int32_t assistant_id_;                   // begins a further part; -1: the model has none
     int32_t think_begin_id_, think_end_id_;  // -1: the marks of a thought are no special tokens
+    std::vector<int32_t> tag_ids_;           // special tokens among the tags of a call
     bool replaces_placeholder_, widens_punctuation_;
     bool done_ = false;
     Utf8Stream utf8_;
@@ -85,7 +96,11 @@ class ReplyReader {
     StripFilter strip_;
     ReplaceFilter placeholder_;
     PunctuationFilter punctuation_;
+    KnownTools tools_;
+    TaggedCallFilter tagged_;
     std::vector<ToolCallMessage> tool_calls_;
+    size_t first_new_call_ = 0;
+    std::string tool_call_error_;
 };
 
 }  // namespace chatglm

@@ -23,20 +23,11 @@ bool is_identifier_part(char c) {
 bool is_identifier(std::string_view text) {
     return !text.empty() && !is_digit(text[0]) && std::all_of(text.begin(), text.end(), is_identifier_part);
 }
-bool is_tool_name(std::string_view text) {
-    return !text.empty() && text.size() <= kMaxNameLength &&
-           std::all_of(text.begin(), text.end(),
-                       [](char c) { return is_identifier_part(c) || c == '-' || c == '.'; });
-}
 
 std::string_view strip(std::string_view text, std::string_view characters = " \t\r\n") {
     const size_t first = text.find_first_not_of(characters);
     if (first == std::string_view::npos) return {};
     return text.substr(first, text.find_last_not_of(characters) - first + 1);
-}
-
-bool is_interpreter(std::string_view name, ToolStyle style) {
-    return name == "interpreter" || (style == ToolStyle::glm4 && name == "python");
 }
 
 // Reads Python literals: what a model may write as arguments, and nothing that computes.
@@ -98,9 +89,9 @@ class LiteralReader {
         if (c == '{') return dict(depth);
         if (is_digit(c) || c == '-' || c == '+' || c == '.') return number();
         const std::string name = word();
-        if (name == "True") return true;
-        if (name == "False") return false;
-        if (name == "None") return nullptr;
+        if (name == "True" || name == "true") return true;  // a model may slip into JSON's spelling
+        if (name == "False" || name == "false") return false;
+        if (name == "None" || name == "null") return nullptr;
         return fail();
     }
 
@@ -305,8 +296,19 @@ std::string python_call(const std::string& name, const std::string& arguments) {
 
 }  // namespace
 
+bool is_tool_name(std::string_view text) {
+    return !text.empty() && text.size() <= kMaxNameLength &&
+           std::all_of(text.begin(), text.end(),
+                       [](char c) { return is_identifier_part(c) || c == '-' || c == '.'; });
+}
+
+bool is_interpreter(std::string_view name, ToolStyle style) {
+    const bool has_interpreter = style == ToolStyle::chatglm3 || style == ToolStyle::glm4;
+    return has_interpreter && (name == "interpreter" || (style == ToolStyle::glm4 && name == "python"));
+}
+
 bool may_be_tool_call(std::string_view head, ToolStyle style) {
-    if (style == ToolStyle::none) return false;
+    if (style == ToolStyle::none || style == ToolStyle::tagged) return false;
     const size_t newline = head.find('\n');
     const std::string_view name = strip(head.substr(0, newline));
     if (newline == std::string_view::npos) return name.empty() || is_tool_name(name);
@@ -324,14 +326,16 @@ bool may_be_tool_call(std::string_view head, ToolStyle style) {
 
 std::optional<ToolCallMessage> parse_tool_call(std::string_view text, ToolStyle style) {
     const size_t newline = text.find('\n');
-    if (style == ToolStyle::none || newline == std::string_view::npos) return std::nullopt;
+    if (style == ToolStyle::none || style == ToolStyle::tagged || newline == std::string_view::npos)
+        return std::nullopt;
     const std::string_view name = strip(text.substr(0, newline));
     if (!is_tool_name(name)) return std::nullopt;
     const std::string_view content = strip(text.substr(newline + 1));
     const auto block = fenced(content);
     if (is_interpreter(name, style)) {
         if (block) return code_call(*block);
-        if (style == ToolStyle::chatglm3 || content.empty()) return std::nullopt;
+        if (style == ToolStyle::chatglm3 || content.empty() || content.starts_with("```"))
+            return std::nullopt;
         return code_call(content);
     }
     if (style == ToolStyle::chatglm3) {
@@ -345,6 +349,31 @@ std::optional<ToolCallMessage> parse_tool_call(std::string_view text, ToolStyle 
         return std::nullopt;
     }
     return function_call(name, std::string(content));
+}
+
+std::string tool_call_error(std::string_view text, ToolStyle style, const KnownTools& tools) {
+    const size_t newline = text.find('\n');
+    const std::string_view name = strip(text.substr(0, newline));
+    if (!is_tool_name(name) || newline == std::string_view::npos || !may_be_tool_call(text, style)) return {};
+    const std::string_view content = strip(text.substr(newline + 1));
+    const bool is_known = tools.has(name);
+    const std::string what = "The call of " + std::string(name) + " cannot be read: ";
+    if (content.empty()) return is_known ? what + "the reply ends before the arguments." : std::string();
+    if (is_interpreter(name, style)) return what + "the block of code has no end.";
+    if (style == ToolStyle::chatglm3) {
+        if (!is_known && content.find("tool_call") == std::string_view::npos) return {};
+        if (!fenced(content)) return what + "the block with its arguments has no end.";
+        return what + "it is not written as tool_call(name=value, ...) with plain values.";
+    }
+    const size_t next = content.find_first_not_of(" \t\r\n", 1);
+    if (!is_known && next != std::string_view::npos && content[next] != '"' && content[next] != '}')
+        return {};
+    try {
+        Json::parse(content);
+        return what + "its arguments are no JSON object.";
+    } catch (const InvalidArgument& error) {
+        return what + error.what();
+    }
 }
 
 WrittenToolCall write_tool_call(const ToolCallMessage& call, ToolStyle style) {

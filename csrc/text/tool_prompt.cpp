@@ -1,9 +1,10 @@
 #include "text/tool_prompt.h"
 
-#include <algorithm>
+#include <set>
 #include <utility>
 
 #include "chatglm/error.h"
+#include "text/known_tools.h"
 
 namespace chatglm {
 namespace {
@@ -11,6 +12,11 @@ namespace {
 // The words that the models were trained with.
 constexpr std::string_view kChatGlm3System =
     "Answer the following questions as best as you can. You have access to the following tools:";
+constexpr std::string_view kChatGlm3Interpreter =
+    "你是一位智能AI助手，你叫ChatGLM，你连接着一台电脑，但请注意不能联网。在使用Python解决任务时，你可以运行"
+    "代码并得到结果，如果运行结果有错误，你需要尽可能对代码进行改进。你可以处理用户上传到电脑上的文件，文件默"
+    "认"
+    "存储路径是/mnt/data/。";
 
 constexpr std::string_view kGlm4System =
     "你是一个名为 GLM-4 的人工智能助手。你是基于智谱AI训练的语言模型 GLM-4 "
@@ -55,37 +61,70 @@ Json::Format indented() {
     return format;
 }
 
-// The definition itself, without OpenAI's wrapping. Null for a tool that is no function.
-const Json* function_of(const Json& tool) {
-    if (const Json* function = tool.find("function")) return function;
-    return tool.find("name") ? &tool : nullptr;
+std::string place(size_t i) {
+    return "tools[" + std::to_string(i) + "]";
+}
+
+// The type of a built-in tool; empty for a function.
+std::string builtin_type(const Json& tool) {
+    const Json* type = tool.find("type");
+    if (function_of(tool) || !type || !type->string()) return {};
+    return *type->string() == "code_interpreter" ? "python" : *type->string();
+}
+
+void check_function(const Json& function, const std::string& where) {
+    if (!function.object()) throw InvalidArgument(where + " must be a JSON object.");
+    const Json* name = function.find("name");
+    if (!name || !name->string()) throw InvalidArgument(where + " has no name: a function needs one.");
+    if (!is_tool_name(*name->string())) {
+        throw InvalidArgument("The name of " + where + " is \"" + *name->string() +
+                              "\"; it must be 1 to 64 letters, digits, _, - or . of ASCII.");
+    }
+    const Json* description = function.find("description");
+    if (description && !description->is_null() && !description->string())
+        throw InvalidArgument(where + ".description must be a text.");
+    const Json* parameters = function.find("parameters");
+    if (parameters && !parameters->is_null() && !parameters->object())
+        throw InvalidArgument(where + ".parameters must be a JSON object, the schema of the arguments.");
+}
+
+void check_tool(const Json& tool, const std::string& where) {
+    if (!tool.object()) throw InvalidArgument(where + " must be a JSON object.");
+    const Json* function = function_of(tool);
+    const Json* type = tool.find("type");
+    const bool has_type = type && !type->is_null();
+    if (has_type && !type->string()) throw InvalidArgument(where + ".type must be a text.");
+    if (!function) {
+        if (has_type && *type->string() != "function") return;
+        throw InvalidArgument(where + " is no tool: it needs the \"name\" of a function, or a \"function\".");
+    }
+    if (function != &tool && has_type && *type->string() != "function") {
+        throw InvalidArgument(where + " has a function and the type \"" + *type->string() +
+                              "\"; the type must be \"function\".");
+    }
+    check_function(*function, function == &tool ? where : where + ".function");
 }
 
 std::string chatglm3_tools(const Json& tools) {
     Json::Array functions;
     for (const Json& tool : *tools.array()) {
-        const Json* function = function_of(tool);
-        functions.push_back(function ? *function : tool);
+        if (const Json* function = function_of(tool)) functions.push_back(*function);
     }
-    return Json(std::move(functions)).dump(indented());
+    return functions.empty() ? std::string() : "\n" + Json(std::move(functions)).dump(indented());
 }
 
-std::string glm4_tool(const Json& tool) {
+std::string glm4_tool(const Json& tool, size_t i) {
     if (const Json* function = function_of(tool)) {
-        const Json* name = function->find("name");
-        if (!name || !name->string()) throw InvalidArgument("A function among the tools has no name.");
-        return "\n\n## " + *name->string() + "\n\n" + function->dump(indented()) + "\n" +
+        return "\n\n## " + *function->find("name")->string() + "\n\n" + function->dump(indented()) + "\n" +
                std::string(kGlm4FunctionHint);
     }
-    const Json* type = tool.find("type");
+    const std::string type = builtin_type(tool);
     for (const BuiltinTool& builtin : kGlm4BuiltinTools) {
-        if (type && type->string() && *type->string() == builtin.type) {
+        if (type == builtin.type)
             return "\n\n## " + std::string(builtin.type) + "\n\n" + std::string(builtin.text);
-        }
     }
-    throw InvalidArgument(
-        "A tool is neither a function with a name nor one of the built-in tools python, simple_browser and "
-        "cogview.");
+    throw InvalidArgument(place(i) + " has the type \"" + type +
+                          "\"; GLM-4 has functions, python, simple_browser and cogview.");
 }
 
 }  // namespace
@@ -93,27 +132,65 @@ std::string glm4_tool(const Json& tool) {
 Json parse_tools(const std::string& tools) {
     Json json = Json::parse(tools);
     if (!json.array()) throw InvalidArgument("The tools must be a JSON array of tool definitions.");
-    for (const Json& tool : *json.array()) {
-        if (!tool.object()) throw InvalidArgument("Each of the tools must be a JSON object.");
+    const Json::Array& all = *json.array();
+    std::set<std::string> names;
+    for (size_t i = 0; i < all.size(); ++i) {
+        check_tool(all[i], place(i));
+        const Json* function = function_of(all[i]);
+        const std::string name = function ? *function->find("name")->string() : builtin_type(all[i]);
+        if (!names.insert(name).second)
+            throw InvalidArgument(place(i) + " is a second tool with the name \"" + name + "\".");
     }
     return json;
 }
 
-std::vector<ChatMessage> with_tools(std::vector<ChatMessage> messages, const std::string& tools,
-                                    ToolStyle style) {
-    const Json json = parse_tools(tools);
-    if (json.array()->empty()) return messages;
-    if (style == ToolStyle::glm4) {
-        std::string text(kGlm4System);
-        for (const Json& tool : *json.array()) text += glm4_tool(tool);
-        messages.insert(messages.begin(), ChatMessage{ChatMessage::kRoleSystem, std::move(text), {}});
-    } else {
-        if (messages.empty() || messages[0].role != ChatMessage::kRoleSystem) {
-            messages.insert(messages.begin(),
-                            ChatMessage{ChatMessage::kRoleSystem, std::string(kChatGlm3System), {}});
+Json wrap_tools(const Json& tools, const std::function<bool(const std::string& type)>& knows) {
+    Json::Array out;
+    for (size_t i = 0; i < tools.array()->size(); ++i) {
+        const Json& tool = (*tools.array())[i];
+        if (tool.find("function")) {
+            out.push_back(tool);
+            if (!tool.find("type")) out.back().set("type", "function");
+        } else if (function_of(tool)) {
+            out.push_back(Json::Object{{"type", "function"}, {"function", tool}});
+        } else if (const std::string type = builtin_type(tool); knows(type)) {
+            out.push_back(tool);
+            out.back().set("type", type);
+        } else {
+            throw InvalidArgument(place(i) + " has the type \"" + type +
+                                  "\", which this model's chat template does not know.");
         }
-        messages[0].content += "\n" + chatglm3_tools(json);
     }
+    return out;
+}
+
+std::vector<ChatMessage> with_tools(std::vector<ChatMessage> messages, const Json& tools, ToolStyle style) {
+    const Json::Array& all = *tools.array();
+    if (all.empty()) return messages;
+    std::string own;  // the message that the model was trained with
+    if (style == ToolStyle::glm4) {
+        own = kGlm4System;
+        for (size_t i = 0; i < all.size(); ++i) own += glm4_tool(all[i], i);
+        messages.insert(messages.begin(), ChatMessage{ChatMessage::kRoleSystem, std::move(own), {}});
+        return messages;
+    }
+    bool runs_code = false;
+    for (size_t i = 0; i < all.size(); ++i) {
+        const std::string type = builtin_type(all[i]);
+        if (!type.empty() && type != "python") {
+            throw InvalidArgument(place(i) + " has the type \"" + type +
+                                  "\"; ChatGLM3 has functions and python, its code interpreter.");
+        }
+        runs_code = runs_code || !type.empty();
+    }
+    const std::string functions = chatglm3_tools(tools);
+    const auto add = [&](std::string_view text) { own += (own.empty() ? "" : "\n") + std::string(text); };
+    const bool has_system = !messages.empty() && messages[0].role == ChatMessage::kRoleSystem;
+    if (!has_system) messages.insert(messages.begin(), ChatMessage{ChatMessage::kRoleSystem, "", {}});
+    if (has_system) add(messages[0].content);
+    if (runs_code) add(kChatGlm3Interpreter);
+    if (!has_system && !functions.empty()) add(kChatGlm3System);
+    messages[0].content = own + functions;
     return messages;
 }
 

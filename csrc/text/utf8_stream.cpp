@@ -38,8 +38,12 @@ std::string Utf8Stream::finish() {
 
 // In plain mode only the stream and the first space matter; a reply goes through the reader.
 struct TextStreamer::State {
-    State(const Tokenizer& t, Mode m)
-        : tokenizer(t), mode(m), strips_space(t.strips_leading_space()), utf8(replace_unit(t)), reader(t) {}
+    State(const Tokenizer& t, Mode m, const std::string& tools)
+        : tokenizer(t),
+          mode(m),
+          strips_space(t.strips_leading_space()),
+          utf8(replace_unit(t)),
+          reader(t, KnownTools(tools)) {}
 
     std::string put_plain(int32_t id) {
         std::string bytes = tokenizer.token_bytes(id);
@@ -65,8 +69,8 @@ struct TextStreamer::State {
     ReplyReader reader;
 };
 
-TextStreamer::TextStreamer(const Tokenizer& tokenizer, Mode mode)
-    : state_(std::make_unique<State>(tokenizer, mode)) {}
+TextStreamer::TextStreamer(const Tokenizer& tokenizer, Mode mode, const std::string& tools)
+    : state_(std::make_unique<State>(tokenizer, mode, tools)) {}
 TextStreamer::~TextStreamer() = default;
 TextStreamer::TextStreamer(TextStreamer&&) noexcept = default;
 TextStreamer& TextStreamer::operator=(TextStreamer&&) noexcept = default;
@@ -85,6 +89,14 @@ const std::string& TextStreamer::reasoning() const {
 
 const std::vector<ToolCallMessage>& TextStreamer::tool_calls() const {
     return state_->reader.tool_calls();
+}
+
+size_t TextStreamer::first_new_call() const {
+    return state_->reader.first_new_call();
+}
+
+const std::string& TextStreamer::tool_call_error() const {
+    return state_->reader.tool_call_error();
 }
 
 }  // namespace chatglm

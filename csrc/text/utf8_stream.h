@@ -34,8 +34,9 @@ class TextStreamer {
         kReply,  // the joined pieces are Tokenizer::decode_message(ids).content, and .reasoning_content
         kPlain,  // the joined pieces are Tokenizer::decode(ids)
     };
-    // The tokenizer must outlive the streamer.
-    explicit TextStreamer(const Tokenizer& tokenizer, Mode mode = kReply);
+    // The tokenizer must outlive the streamer. `tools` are those that the prompt told of, as for
+    // Tokenizer::decode_message.
+    explicit TextStreamer(const Tokenizer& tokenizer, Mode mode = kReply, const std::string& tools = {});
     ~TextStreamer();
     TextStreamer(TextStreamer&&) noexcept;
     TextStreamer& operator=(TextStreamer&&) noexcept;
@@ -48,8 +49,12 @@ class TextStreamer {
     // The piece of the thought that became known with the last put or finish; it stands before the piece of
     // the answer that they returned.
     const std::string& reasoning() const;
-    // The calls of tools in a reply, complete after finish().
+    // The calls of tools in a reply, complete after finish(). Those from first_new_call() on became known
+    // with the last put or finish.
     const std::vector<ToolCallMessage>& tool_calls() const;
+    size_t first_new_call() const;
+    // Why a text that the last put or finish gave looks like a call of a tool and is none; usually empty.
+    const std::string& tool_call_error() const;
 
   private:
     struct State;

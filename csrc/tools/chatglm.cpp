@@ -89,10 +89,7 @@ std::vector<Option> options_of(Settings& s) {
          "above 1 makes tokens less likely that were there already (1)",
          number("--repeat_penalty", g.repetition_penalty)},
         {{"--seed"}, "N", "same seed, same reply (a new one each time)", integer("--seed", g.seed)},
-        {{"-t", "--threads"},
-         "N",
-         "threads (one per physical core)",
-         integer("--threads", s.pipeline.n_threads)},
+        {{"-t", "--threads"}, "N", "threads (one per fast core)", integer("--threads", s.pipeline.n_threads)},
         {{"--lora"},
          "FILE",
          "LoRA adapter to use; may be repeated",
@@ -200,7 +197,9 @@ class Session {
   public:
     explicit Session(const Settings& settings) : s_(settings) {
         const auto start = std::chrono::steady_clock::now();
-        pipeline_ = std::make_unique<Pipeline>(s_.model, s_.pipeline);
+        PipelineOptions options = s_.pipeline;
+        options.expected_length = s_.generation.max_length;
+        pipeline_ = std::make_unique<Pipeline>(s_.model, options);
         for (const std::string& note : pipeline_->notes()) std::fprintf(stderr, "note: %s\n", note.c_str());
         if (s_.system && !s_.system->empty()) messages_.push_back({ChatMessage::kRoleSystem, *s_.system, {}});
         n_fixed_ = messages_.size();

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -43,11 +44,14 @@ def fixtures() -> Path:
 
 @pytest.fixture(scope="session")
 def converted(fixtures: Path, tmp_path_factory: pytest.TempPathFactory) -> ConvertedFile:
-    """converted(name, dtype) is the GGUF file of a golden checkpoint."""
+    """converted(name, dtype) is the GGUF file of a golden checkpoint.
+
+    CHATGLM_TEST_CONVERTED names a folder that keeps the files for another run (scripts/check_aarch64.sh).
+    """
     convert = pytest.importorskip(
         "chatglm_cpp.convert", reason="the converter's dependencies are not installed", exc_type=ImportError
     ).convert
-    folder = tmp_path_factory.mktemp("converted")
+    folder = Path(os.environ.get("CHATGLM_TEST_CONVERTED") or tmp_path_factory.mktemp("converted"))
 
     def make(name: str, dtype: str = "f32") -> Path:
         target = folder / f"{name}-{dtype}.gguf"

@@ -91,9 +91,10 @@ void PagedAttention::plan_tiles(const AttentionBatch& batch, int group) {
     }
 }
 
-// One split of one tile and K/V head: m, l (n_queries,), acc (n_queries, head_dim), from scratch.
-void PagedAttention::run_split(const Job& job, const Tile& tile, int kv_head, int split, Scratch& scratch,
-                               float* m, float* l, float* acc) const {
+// One split of one tile and K/V head: m, l (n_queries,), acc (n_queries, head_dim), from scratch. The splits
+// of the tile that one thread runs are about `step` apart.
+void PagedAttention::run_split(const Job& job, const Tile& tile, int kv_head, int split, int step,
+                               Scratch& scratch, float* m, float* l, float* acc) const {
     const KvLayout& layout = job.layout;
     const int d = layout.head_dim;
     const int n_queries = (tile.row_end - tile.row_begin) * job.group;
@@ -119,11 +120,23 @@ void PagedAttention::run_split(const Job& job, const Tile& tile, int kv_head, in
             longest = std::max(longest, scratch.n_visible[static_cast<size_t>(i)]);
         }
         if (longest == 0) break;
-        const uint8_t* page = tile.sequence->pages[static_cast<size_t>(begin / layout.page_size)] +
-                              static_cast<size_t>(job.layer) * layout.layer_bytes();
+        const auto n_page = static_cast<size_t>(begin / layout.page_size);
+        const auto keys = [&](size_t page) {
+            return tile.sequence->pages[page] + static_cast<size_t>(job.layer) * layout.layer_bytes() +
+                   static_cast<size_t>(kv_head) * layout.head_bytes();
+        };
+        const size_t to_values = static_cast<size_t>(layout.n_kv_heads) * layout.head_bytes();
         AttentionTile work{};
-        work.k = page + static_cast<size_t>(kv_head) * layout.head_bytes();
-        work.v = page + static_cast<size_t>(layout.n_kv_heads + kv_head) * layout.head_bytes();
+        work.k = keys(n_page);
+        work.v = keys(n_page) + to_values;
+        // Behind a split comes the one that this thread will probably take next.
+        const bool ends = begin + layout.page_size == (split + 1) * kSplit;
+        const auto next = ends ? static_cast<size_t>((split + step) * kSplit / layout.page_size) : n_page + 1;
+        if (next < tile.sequence->pages.size()) {
+            work.next_k = keys(next);
+            work.next_v = keys(next) + to_values;
+            work.next_bytes = static_cast<int64_t>(layout.head_bytes());
+        }
         work.n_positions = longest;
         work.head_dim = d;
         work.n_queries = n_queries;
@@ -172,9 +185,9 @@ void PagedAttention::attend(const KvLayout& layout, int layer, const AttentionBa
             float* m = scratch.floats.data();
             float *l = m + max_queries, *acc = l + max_queries;
             float *split_m = m + state, *split_l = l + state, *split_acc = acc + state;
-            run_split(job, tile, kv_head, 0, scratch, m, l, acc);
+            run_split(job, tile, kv_head, 0, 1, scratch, m, l, acc);
             for (int split = 1; split < tile.n_splits; ++split) {
-                run_split(job, tile, kv_head, split, scratch, split_m, split_l, split_acc);
+                run_split(job, tile, kv_head, split, 1, scratch, split_m, split_l, split_acc);
                 for (int i = 0; i < (tile.row_end - tile.row_begin) * job.group; ++i) {
                     fold(m[i], l[i], acc + int64_t{i} * d, split_m[i], split_l[i], split_acc + int64_t{i} * d,
                          d);
@@ -193,7 +206,7 @@ void PagedAttention::attend(const KvLayout& layout, int layer, const AttentionBa
         const Tile& tile = tiles_[static_cast<size_t>(unit / layout.n_kv_heads)];
         if (split >= tile.n_splits) return;
         float* m = partials_.data() + i * state;
-        run_split(job, tile, static_cast<int>(unit % layout.n_kv_heads), split,
+        run_split(job, tile, static_cast<int>(unit % layout.n_kv_heads), split, pool_.size(),
                   scratch_[static_cast<size_t>(thread)], m, m + max_queries, m + 2 * max_queries);
     });
     pool_.parallel_for(n_units, [&](int64_t unit, int) {

@@ -35,8 +35,8 @@ class PagedAttention {
     struct Job;
 
     void plan_tiles(const AttentionBatch& batch, int group);
-    void run_split(const Job& job, const Tile& tile, int kv_head, int split, Scratch& scratch, float* m,
-                   float* l, float* acc) const;
+    void run_split(const Job& job, const Tile& tile, int kv_head, int split, int step, Scratch& scratch,
+                   float* m, float* l, float* acc) const;
 
     ThreadPool& pool_;
     const Kernels& kernels_;

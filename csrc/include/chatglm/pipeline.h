@@ -23,9 +23,11 @@ struct Lora {
 };
 
 struct PipelineOptions {
-    int n_threads = 0;             // 0: the physical cores
+    int n_threads = 0;             // 0: the fast physical cores
     std::string kv_dtype = "f16";  // type of the key/value cache: "f16" or "f32"
     std::vector<Lora> loras = {};
+    // Tokens of prompt and reply together that notes() considers the memory for.
+    int expected_length = 2048;
     // What follows changes speed and memory, never a result.
     int prefill_chunk = 512;  // most tokens of prompts computed in one step
     double max_pause = 0.25;  // seconds by which prompts may hold up each token of replies being written
@@ -95,7 +97,8 @@ class Pipeline {
     int n_threads() const;
     const std::string& kv_dtype() const;
     const char* isa() const;  // name of the kernels in use, for example "avx2"
-    // Sentences that a program may show its user: what loading the file took beyond mapping it. Usually none.
+    // Sentences that a program may show its user: what loading the file took beyond mapping it, and that the
+    // memory was short when it was loaded. Usually none.
     std::vector<std::string> notes() const;
 
     // The adapters that generations use which start from now on; those that run keep what they began with.
@@ -106,8 +109,8 @@ class Pipeline {
     std::vector<Lora> loras() const;
 
     // Begins a reply to `prompt` and returns at once. Throws ContextLengthError when the prompt does not fit,
-    // InvalidArgument for an empty prompt, ids outside the vocabulary or settings out of range, Busy when too
-    // many replies wait.
+    // InvalidArgument for an empty prompt, ids outside the vocabulary or settings out of range, OutOfMemory
+    // when the prompt's cache cannot be had, Busy when too many replies wait.
     std::unique_ptr<Generation> start(std::vector<int32_t> prompt, const GenerationConfig& config);
 
     // The assistant's reply to a conversation. `on_text` receives the answer, which is the reply's `content`;

@@ -67,12 +67,17 @@ class Tokenizer {
     Thinking thinking() const { return thinking_; }
 
     // Ids of the whole prompt for a conversation that ends with the user's (or an observation's) turn.
-    // Throws InvalidArgument when roles or order are not what the format knows.
-    std::vector<int32_t> apply_chat_template(const std::vector<ChatMessage>& messages) const;
+    // `tools` is the text of a JSON array of tool definitions, OpenAI's {"type": "function", "function":
+    // {...}} or the bare {"name": ..., "parameters": ...}; empty: none. Throws InvalidArgument when roles,
+    // order or tools are not what the format knows.
+    std::vector<int32_t> apply_chat_template(const std::vector<ChatMessage>& messages,
+                                             const std::string& tools = {}) const;
+    // Whether the chat format has a place for tools.
+    bool knows_tools() const;
 
     // The assistant's message in the ids of a reply: text cleaned up as the original code does, a thought
-    // apart from the answer, tool calls parsed.
-    ChatMessage decode_message(const std::vector<int32_t>& ids) const;
+    // apart from the answer, tool calls parsed. `tools` are those that the prompt told of.
+    ChatMessage decode_message(const std::vector<int32_t>& ids, const std::string& tools = {}) const;
 
   protected:
     std::vector<int32_t> prefix_ids_;

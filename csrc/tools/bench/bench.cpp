@@ -11,11 +11,11 @@
 #include "chatglm/error.h"
 #include "chatglm/pipeline.h"
 #include "chatglm/tokenizer.h"
+#include "core/memory.h"
 #include "core/thread_pool.h"
 #include "format/gguf.h"
 #include "model/glm_model.h"
 #include "model/model_file.h"
-#include "tools/bench/machine.h"
 
 namespace chatglm {
 namespace {
@@ -127,7 +127,7 @@ struct Bench::State {
         const KvLayout& layout = cache.layout();
         const int64_t pages = (c.prefix_length + new_depth + n_tokens) / layout.page_size + 1;
         const double bytes = static_cast<double>(pages) * batch * static_cast<double>(layout.page_bytes());
-        if (const int64_t memory = total_memory(); memory > 0 && bytes > static_cast<double>(memory)) {
+        if (const int64_t memory = memory_state().total; memory > 0 && bytes > static_cast<double>(memory)) {
             throw InvalidArgument("The cache of " + std::to_string(batch) + " sequences of " +
                                   std::to_string(new_depth + n_tokens) + " tokens takes " + gigabytes(bytes) +
                                   ", and this machine has " + gigabytes(static_cast<double>(memory)) +

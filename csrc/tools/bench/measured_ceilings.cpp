@@ -10,8 +10,9 @@
 
 #include "backend/cpu/kernels/ceilings.h"
 #include "chatglm/error.h"
+#include "core/machine.h"
+#include "core/memory.h"
 #include "core/thread_pool.h"
-#include "tools/bench/machine.h"
 
 namespace chatglm {
 namespace {
@@ -54,7 +55,7 @@ double undisturbed_seconds(const std::function<bool()>& interrupted, const Body&
 // Far more than the last-level cache, yet a part only of a small machine's memory.
 int64_t buffer_size() {
     int64_t bytes = std::max(kLeastBuffer, 4 * last_level_cache());
-    if (const int64_t memory = total_memory(); memory > 0) bytes = std::min(bytes, memory / 8);
+    if (const int64_t memory = memory_state().total; memory > 0) bytes = std::min(bytes, memory / 8);
     constexpr int64_t kWhole = kWindows * kSlice;
     return std::max(kWhole, bytes / kWhole * kWhole);
 }

@@ -8,8 +8,9 @@
 #include <vector>
 
 #include "chatglm/error.h"
+#include "core/machine.h"
+#include "core/memory.h"
 #include "text/json.h"
-#include "tools/bench/machine.h"
 #include "tools/console.h"
 
 namespace chatglm {
@@ -92,7 +93,7 @@ class JsonReport final : public BenchReport {
             head_ = {
                 {"version", CHATGLM_VERSION},
                 {"processor", processor_name()},
-                {"memory_bytes", total_memory()},
+                {"memory_bytes", memory_state().total},
                 {"isa", bench.isa()},
                 {"model", Json::Object{{"path", path_},
                                        {"name", c.name},

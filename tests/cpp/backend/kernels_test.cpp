@@ -294,6 +294,27 @@ TEST_CASE("an element has the same bits for any cut of rows, columns and neighbo
     }
 }
 
+TEST_CASE("the levels of the ARM architecture give the same bits as one another") {
+    std::vector<const Kernels*> levels;
+    for (const Kernels* k : tables()) {
+        if (k == neon_kernels() || k == dotprod_kernels() || k == i8mm_kernels()) levels.push_back(k);
+    }
+    for (DType type : kTypes) {
+        const Matrix w = random_matrix(type, 27, 1120, 13);
+        for (int64_t n_rows : {1, 2, 7}) {
+            std::vector<float> first;
+            for (const Kernels* k : levels) {
+                CAPTURE(std::string(k->name));
+                CAPTURE(std::string(dtype_info(type).name));
+                const Activations a(*k, random_floats(n_rows * 1120, 14), n_rows, 1120);
+                const std::vector<float> y = whole_product(*k, w, a);
+                if (first.empty()) first = y;
+                CHECK(same_bits(y, first));
+            }
+        }
+    }
+}
+
 TEST_CASE("an empty product touches nothing") {
     for (const Kernels* k : tables()) {
         for (DType type : kTypes) {

@@ -22,7 +22,8 @@ std::vector<const cpu::Ceilings*> tables() {
     const cpu::Kernels* const* kernels = cpu::runnable_kernels(&count);
     for (int i = 0; i < count; ++i) {
         for (const cpu::Ceilings* table :
-             {cpu::avx512vnni_ceilings(), cpu::avx2_ceilings(), cpu::generic_ceilings()}) {
+             {cpu::avx512vnni_ceilings(), cpu::avx2_ceilings(), cpu::i8mm_ceilings(), cpu::dotprod_ceilings(),
+              cpu::neon_ceilings(), cpu::generic_ceilings()}) {
             if (table && std::string_view(table->name) == kernels[i]->name) found.push_back(table);
         }
     }

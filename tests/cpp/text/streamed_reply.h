@@ -11,11 +11,16 @@
 
 namespace chatglm::test {
 
-inline ChatMessage streamed_reply(const Tokenizer& tokenizer, const std::vector<int32_t>& ids) {
-    ChatMessage message = tokenizer.decode_message(ids);
-    TextStreamer streamer(tokenizer);
-    std::string content, reasoning;
+inline ChatMessage streamed_reply(const Tokenizer& tokenizer, const std::vector<int32_t>& ids,
+                                  const std::string& tools = {}) {
+    ChatMessage message = tokenizer.decode_message(ids, tools);
+    TextStreamer streamer(tokenizer, TextStreamer::kReply, tools);
+    std::string content, reasoning, error;
+    size_t n_calls = 0;
     const auto add = [&](const std::string& delta) {
+        CHECK(streamer.first_new_call() == n_calls);
+        n_calls = streamer.tool_calls().size();
+        if (error.empty()) error = streamer.tool_call_error();
         CHECK(to_valid_utf8(delta) == delta);
         CHECK(to_valid_utf8(streamer.reasoning()) == streamer.reasoning());
         CHECK((streamer.reasoning().empty() || content.empty()));
@@ -26,6 +31,7 @@ inline ChatMessage streamed_reply(const Tokenizer& tokenizer, const std::vector<
     add(streamer.finish());
     CHECK(content == message.content);
     CHECK(reasoning == message.reasoning_content);
+    CHECK(error == message.tool_call_error);
     CHECK(streamer.tool_calls() == message.tool_calls);
     CHECK(message.role == "assistant");
     return message;

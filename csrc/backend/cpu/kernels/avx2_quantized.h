@@ -135,6 +135,20 @@ struct Q5_1 {
     }
 };
 
+// Signed bytes have no fast product with signed bytes: where a block meets many rows of x, both are widened
+// to 16 bits once. q[2t] holds elements 4t and 4t + 2 of every row, q[2t + 1] the other two.
+struct WideGroup {
+    __m256i q[2 * kVectors];
+    __m256 d, m;
+};
+
+CHATGLM_INLINE __m256i widen_even(__m256i v) {
+    return _mm256_srai_epi16(_mm256_slli_epi16(v, 8), 8);
+}
+CHATGLM_INLINE __m256i widen_odd(__m256i v) {
+    return _mm256_srai_epi16(v, 8);
+}
+
 struct Q8_0 {
     static constexpr int kBytes = sizeof(BlockQ8_0), kOffset = 0, kRun = 1;
     static constexpr bool kHasMin = false, kSigned = true;
@@ -142,6 +156,15 @@ struct Q8_0 {
         g.d = load_halves(p, at);
         transpose16(p, at + 2, g.q);
         transpose16(p, at + 18, g.q + 4);
+    }
+    CHATGLM_INLINE void load(RowPointers p, int64_t at, WideGroup& wide) {
+        Group g;
+        load(p, at, g);
+        wide.d = g.d;
+        for (int t = 0; t < kVectors; ++t) {
+            wide.q[2 * t] = widen_even(g.q[t]);
+            wide.q[2 * t + 1] = widen_odd(g.q[t]);
+        }
     }
 };
 
@@ -256,20 +279,81 @@ void stream_rows(const MatmulArgs& args, int64_t begin, int64_t end) {
     if (args.n_rows - row == 1) return stream<Q, 1>(args, begin, end, row);
 }
 
-// Several rows of x: kChunk blocks of kTileGroups groups are unpacked once into the first-level cache
-// (32 blocks * 2 groups * 320 bytes = 20 KB) and meet every row of x. y carries the sums from chunk to chunk.
-constexpr int kChunk = 32;
+// Several rows of x: a chunk of blocks of kTileGroups groups is unpacked once into the first-level cache and
+// meets every row of x. y carries the sums from chunk to chunk.
 constexpr int kTileGroups = 2;
-constexpr int kTileRows = 4;  // 2 * 4 sums of 16 bits leave 8 of 16 registers; y is touched once a block
+constexpr int kTileRows = 4;  // 2 * 4 sums of integers leave 8 of 16 registers; y is touched once a block
+
+// How the tiles of a type hold W and x, and a block's dot products of G groups times R rows of x.
+template <class Q, bool kSigned = Q::kSigned>
+struct Tiles {
+    static constexpr int kChunk = 32;  // 32 blocks * 2 groups * 320 bytes = 20 KB
+    using W = Group;
+    struct X {};  // as it is
+    template <int R>
+    CHATGLM_INLINE void load(X&, const int8_t*, int64_t, int) {}
+    template <int G, int R>
+    CHATGLM_INLINE void dot(const W* const w[G], const X&, const int8_t* x, int64_t x_stride, int b,
+                            __m256i sums[G][R]) {
+        const __m256i* q[G];
+        for (int g = 0; g < G; ++g) q[g] = w[g]->q;
+        dot_block<Q, G, R>(q, x + b * kBlockSize, x_stride, sums);
+    }
+};
+
+template <class Q>
+struct Tiles<Q, true> {
+    static constexpr int kChunk = 16;  // 16 blocks * 2 groups * 576 bytes = 18 KB, and 4 KB of x
+    using W = WideGroup;
+    // (R, kChunk, 2, 16 elements): of each block what meets q[0], q[2], ..., then what meets q[1], q[3], ...
+    struct X {
+        alignas(32) int32_t pairs[kTileRows][kChunk][2][kVectors];
+    };
+    template <int R>
+    CHATGLM_INLINE void load(X& wide, const int8_t* x, int64_t x_stride, int n_chunk) {
+        for (int r = 0; r < R; ++r) {
+            for (int b = 0; b < n_chunk; ++b) {
+                const auto* source = reinterpret_cast<const __m256i*>(x + r * x_stride + b * kBlockSize);
+                const __m256i v = _mm256_loadu_si256(source);
+                auto* pairs = reinterpret_cast<__m256i*>(wide.pairs[r][b]);
+                _mm256_store_si256(pairs, widen_even(v));
+                _mm256_store_si256(pairs + 1, widen_odd(v));
+            }
+        }
+    }
+    template <int G, int R>
+    CHATGLM_INLINE void dot(const W* const w[G], const X& x, const int8_t*, int64_t, int b,
+                            __m256i sums[G][R]) {
+        for (int g = 0; g < G; ++g) {
+            for (int r = 0; r < R; ++r) sums[g][r] = _mm256_setzero_si256();
+        }
+        CHATGLM_UNROLL
+        for (int t = 0; t < kVectors; ++t) {
+            for (int odd = 0; odd < 2; ++odd) {
+                __m256i q[G];
+                for (int g = 0; g < G; ++g) q[g] = w[g]->q[2 * t + odd];
+                for (int r = 0; r < R; ++r) {
+                    const __m256i v = _mm256_set1_epi32(x.pairs[r][b][odd][t]);
+                    for (int g = 0; g < G; ++g) {
+                        sums[g][r] = _mm256_add_epi32(sums[g][r], _mm256_madd_epi16(q[g], v));
+                        CHATGLM_PIN(sums[g][r]);
+                    }
+                }
+            }
+        }
+    }
+};
 
 template <class Q, int G, int R>
-void tile(const MatmulArgs& args, const Group (*groups)[kChunk], int64_t block, int n_chunk, int64_t n,
-          int64_t row) {
+void tile(const MatmulArgs& args, const typename Tiles<Q>::W (*w)[Tiles<Q>::kChunk], int64_t block,
+          int n_chunk, int64_t n, int64_t row) {
     const int64_t n_blocks = args.n_cols / kBlockSize;
     const int8_t* x = args.xq.q + row * args.n_cols + block * kBlockSize;
     const float* dx = args.xq.d + row * n_blocks + block;
     const float* sx = args.xq.s + row * n_blocks + block;
     float* y = args.y + row * args.y_stride + n;
+    typename Tiles<Q>::X x_wide;
+    Tiles<Q>::template load<R>(x_wide, x, args.n_cols, n_chunk);
     __m256 acc[G][R];
     for (int g = 0; g < G; ++g) {
         for (int r = 0; r < R; ++r) {
@@ -278,14 +362,14 @@ void tile(const MatmulArgs& args, const Group (*groups)[kChunk], int64_t block, 
         }
     }
     for (int b = 0; b < n_chunk; ++b) {
-        const __m256i* q[G];
-        for (int g = 0; g < G; ++g) q[g] = groups[g][b].q;
+        const typename Tiles<Q>::W* q[G];
+        for (int g = 0; g < G; ++g) q[g] = &w[g][b];
         __m256i dot[G][R];
-        dot_block<Q, G, R>(q, x + b * kBlockSize, args.n_cols, dot);
+        Tiles<Q>::template dot<G, R>(q, x_wide, x, args.n_cols, b, dot);
         for (int g = 0; g < G; ++g) {
             for (int r = 0; r < R; ++r) {
-                acc[g][r] = add_block<Q>(acc[g][r], dot[g][r], groups[g][b].d, groups[g][b].m,
-                                         dx + r * n_blocks + b, sx + r * n_blocks + b);
+                acc[g][r] = add_block<Q>(acc[g][r], dot[g][r], w[g][b].d, w[g][b].m, dx + r * n_blocks + b,
+                                         sx + r * n_blocks + b);
             }
         }
     }
@@ -296,7 +380,7 @@ void tile(const MatmulArgs& args, const Group (*groups)[kChunk], int64_t block, 
 
 template <class Q, int G>
 void tile_groups(const MatmulArgs& args, int64_t block, int n_chunk, int64_t n, bool stream) {
-    Group groups[G][kChunk];
+    typename Tiles<Q>::W groups[G][Tiles<Q>::kChunk];
     const auto* weight = static_cast<const uint8_t*>(args.weight);
     const uint8_t* first = weight + n * args.weight_stride;
     const int64_t piece = G * kGroup * Q::kBytes;  // of a block of all the rows
@@ -309,26 +393,21 @@ void tile_groups(const MatmulArgs& args, int64_t block, int n_chunk, int64_t n, 
             Q::load(p, (block + b) * Q::kBytes, groups[g][b]);
         }
     }
-    int64_t row = 0;
-    for (; row + kTileRows <= args.n_rows; row += kTileRows) {
+    int64_t row = 0, left = args.n_rows;
+    // Tiles of one row are slow: the last rows are taken by threes and twos.
+    for (; left >= kTileRows && left != 5 && left != 6 && left != 9; left -= kTileRows, row += kTileRows) {
         tile<Q, G, kTileRows>(args, groups, block, n_chunk, n, row);
     }
-    switch (args.n_rows - row) {
-        case 3:
-            return tile<Q, G, 3>(args, groups, block, n_chunk, n, row);
-        case 2:
-            return tile<Q, G, 2>(args, groups, block, n_chunk, n, row);
-        case 1:
-            return tile<Q, G, 1>(args, groups, block, n_chunk, n, row);
-        default:
-            return;
-    }
+    for (; left >= 3; left -= 3, row += 3) tile<Q, G, 3>(args, groups, block, n_chunk, n, row);
+    if (left == 2) tile<Q, G, 2>(args, groups, block, n_chunk, n, row);
+    if (left == 1) tile<Q, G, 1>(args, groups, block, n_chunk, n, row);
 }
 
 // The rows of W in [begin, end), whole groups, for the blocks from `block` on.
 template <class Q>
 void tile_range(const MatmulArgs& args, int64_t block, int64_t begin, int64_t end, bool stream) {
     const int64_t left = args.n_cols / kBlockSize - block;
+    constexpr int64_t kChunk = Tiles<Q>::kChunk;
     const int n_chunk = static_cast<int>(left < kChunk ? left : kChunk);
     int64_t n = begin;
     for (; n + kTileGroups * kGroup <= end; n += kTileGroups * kGroup) {
@@ -351,7 +430,7 @@ void matmul_quantized(const MatmulArgs& args) {
         const int64_t step = by_rows ? kTileGroups * kGroup : tiled_end - args.row_begin;
         for (int64_t n = args.row_begin; n < tiled_end; n += step) {
             const int64_t end = n + step < tiled_end ? n + step : tiled_end;
-            for (int64_t block = 0; block < n_blocks; block += kChunk) {
+            for (int64_t block = 0; block < n_blocks; block += Tiles<Q>::kChunk) {
                 tile_range<Q>(args, block, n, end, by_rows);
             }
         }

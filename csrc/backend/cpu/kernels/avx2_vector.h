@@ -29,6 +29,12 @@
 namespace chatglm::cpu {
 namespace {
 
+// A number that is known to the compiler, as an argument.
+template <int N>
+struct Count {
+    static constexpr int value = N;
+};
+
 alignas(32) constexpr int32_t kMasks[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
 
 // All bits set in the first n of 8 lanes.

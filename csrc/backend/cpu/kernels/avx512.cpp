@@ -6,6 +6,7 @@
 #if defined(__x86_64__) || (defined(_M_X64) && !defined(_M_ARM64EC))
 
 #include "backend/cpu/kernels/avx2_rows.h"
+#include "backend/cpu/kernels/avx512_attention.h"
 #include "backend/cpu/kernels/avx512_float.h"
 #include "backend/cpu/kernels/avx512_quantized.h"
 

@@ -1,4 +1,4 @@
-// Products with float weights, and attention, which is made of them.
+// Products with float weights.
 // Part of avx512.cpp and of no other file: see avx2.cpp why everything has internal linkage.
 #pragma once
 
@@ -127,108 +127,6 @@ void matmul_float(const MatmulArgs& args) {
     int64_t column = 0;
     do float_columns<T, false>(args, column, args.row_begin, args.row_end);
     while ((column += kColumns) < args.n_cols);
-}
-
-// ---- Attention ----
-
-constexpr int kSumVectors = 4;  // 6 queries * 4 vectors of the head are 24 accumulators
-
-// p[i][j] = q_i . k_j for X queries and j < n, and maybe some up to n_positions beyond.
-template <class T, int X>
-void score(const AttentionTile& tile, const float* const* q, int n, float (*p)[kMaxTile]) {
-    const int64_t stride = tile.head_dim * T::kBytes;
-    const auto* k = static_cast<const uint8_t*>(tile.k);
-    int j = 0;
-    for (; j < n && j + kDotRows <= tile.n_positions; j += kDotRows) {
-        __m512 acc[X][kDotRows];
-        dot_tile<T, kDotRows, X, false>(k + j * stride, stride, q, tile.head_dim, acc, 0);
-        for (int i = 0; i < X; ++i) {
-            _mm_storeu_ps(p[i] + j, sum_lanes(acc[i][0], acc[i][1], acc[i][2], acc[i][3]));
-        }
-    }
-    for (; j < n; ++j) {
-        __m512 acc[X][1];
-        dot_tile<T, 1, X, false>(k + j * stride, stride, q, tile.head_dim, acc, 0);
-        for (int i = 0; i < X; ++i) p[i][j] = sum_lanes(acc[i][0]);
-    }
-}
-
-// acc = acc * factor + sum of p_j v_j over begin <= j < end, for X queries and N vectors of the head at c, of
-// the last of which `lanes` exist.
-template <class T, int X, int N>
-CHATGLM_INLINE void weigh_columns(const uint8_t* v, int64_t stride, int begin, int end,
-                                  const float* const p[X], const float factor[X], float* const acc[X],
-                                  int64_t c, __mmask16 lanes) {
-    const auto lanes_of = [lanes](int k) { return k + 1 < N ? static_cast<__mmask16>(0xffff) : lanes; };
-    __m512 sum[X][N];
-    for (int i = 0; i < X; ++i) {
-        for (int k = 0; k < N; ++k) {
-            const __m512 old = _mm512_maskz_loadu_ps(lanes_of(k), acc[i] + c + 16 * k);
-            sum[i][k] = _mm512_mul_ps(_mm512_set1_ps(factor[i]), old);
-        }
-    }
-    for (int j = begin; j < end; ++j) {
-        __m512 value[N];
-        for (int k = 0; k < N; ++k) {
-            value[k] = T::load(v + j * stride + (c + 16 * k) * T::kBytes, lanes_of(k));
-        }
-        for (int i = 0; i < X; ++i) {
-            const __m512 weight = _mm512_set1_ps(p[i][j]);
-            for (int k = 0; k < N; ++k) sum[i][k] = _mm512_fmadd_ps(weight, value[k], sum[i][k]);
-        }
-    }
-    for (int i = 0; i < X; ++i) {
-        for (int k = 0; k < N; ++k) _mm512_mask_storeu_ps(acc[i] + c + 16 * k, lanes_of(k), sum[i][k]);
-    }
-}
-
-template <class T, int X>
-void weigh(const AttentionTile& tile, int begin, int end, const float* const p[X], const float factor[X],
-           float* const acc[X]) {
-    const int64_t stride = tile.head_dim * T::kBytes;
-    const auto* v = static_cast<const uint8_t*>(tile.v);
-    int64_t c = 0;
-    for (; c + 16 * kSumVectors <= tile.head_dim; c += 16 * kSumVectors) {
-        weigh_columns<T, X, kSumVectors>(v, stride, begin, end, p, factor, acc, c, 0xffff);
-    }
-    for (; c < tile.head_dim; c += 16) {
-        const int64_t rest = tile.head_dim - c;
-        weigh_columns<T, X, 1>(v, stride, begin, end, p, factor, acc, c, first_lanes(rest < 16 ? rest : 16));
-    }
-}
-
-// X queries that start at `first`. A query reads no value beyond its own n_visible, whatever the others see.
-template <class T, int X>
-void attend_queries(const AttentionTile& tile, int first) {
-    alignas(64) float p[X][kMaxTile];
-    const int* n = tile.n_visible + first;
-    int longest = n[0], common = n[0];
-    for (int i = 1; i < X; ++i) {
-        longest = n[i] > longest ? n[i] : longest;
-        common = n[i] < common ? n[i] : common;
-    }
-    score<T, X>(tile, tile.q + first, longest, p);
-    float factor[X];
-    const float* weights[X];
-    for (int i = 0; i < X; ++i) {
-        factor[i] =
-            n[i] > 0 ? softmax_step(p[i], n[i], tile.scale, tile.m[first + i], tile.l[first + i]) : 1.0f;
-        weights[i] = p[i];
-    }
-    if (common > 0) weigh<T, X>(tile, 0, common, weights, factor, tile.acc + first);
-    for (int i = 0; i < X; ++i) {
-        if (n[i] <= common) continue;
-        const float rest = common > 0 ? 1.0f : factor[i];
-        weigh<T, 1>(tile, common > 0 ? common : 0, n[i], weights + i, &rest, tile.acc + first + i);
-    }
-}
-
-template <class T>
-void attend(const AttentionTile& tile) {
-    for (int i = 0; i < tile.n_queries; i += kDotX) {
-        with_count(tile.n_queries - i,
-                   [&](auto count) { attend_queries<T, decltype(count)::value>(tile, i); });
-    }
 }
 
 }  // namespace avx512

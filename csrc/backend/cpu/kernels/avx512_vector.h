@@ -41,11 +41,6 @@ CHATGLM_INLINE float sum_lanes(__m512 a) {
 // Calls f with the smaller of n and kMaxCount, as a constant. Nothing for n = 0.
 constexpr int kMaxCount = 6;
 
-template <int N>
-struct Count {
-    static constexpr int value = N;
-};
-
 template <class F>
 CHATGLM_INLINE void with_count(int64_t n, F f) {
     switch (n < kMaxCount ? n : kMaxCount) {

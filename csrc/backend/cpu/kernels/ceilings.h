@@ -36,6 +36,9 @@ struct Ceilings {
 const Ceilings* generic_ceilings();
 const Ceilings* avx2_ceilings();
 const Ceilings* avx512vnni_ceilings();
+const Ceilings* neon_ceilings();
+const Ceilings* dotprod_ceilings();
+const Ceilings* i8mm_ceilings();
 
 // Those of the kernels in use; where these have none of their own, of the next best that has.
 const Ceilings& ceilings();

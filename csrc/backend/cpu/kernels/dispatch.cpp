@@ -4,6 +4,7 @@
 
 #include "backend/cpu/kernels/kernels.h"
 #include "chatglm/error.h"
+#include "core/arm_features.h"
 
 #if defined(__x86_64__) || (defined(_M_X64) && !defined(_M_ARM64EC))
 #define CHATGLM_X86_64 1
@@ -81,7 +82,7 @@ bool has_avx512vnni() {
 #endif
 
 struct Runnable {
-    const Kernels* tables[3];
+    const Kernels* tables[6];
     int count = 0;
 
     Runnable() : tables{} {
@@ -89,6 +90,9 @@ struct Runnable {
             tables[count++] = avx512;
         }
         if (const Kernels* avx2 = avx2_kernels(); avx2 && has_avx2()) tables[count++] = avx2;
+        if (const Kernels* i8mm = i8mm_kernels(); i8mm && has_i8mm()) tables[count++] = i8mm;
+        if (const Kernels* dotprod = dotprod_kernels(); dotprod && has_dotprod()) tables[count++] = dotprod;
+        if (const Kernels* neon = neon_kernels()) tables[count++] = neon;  // in every 64-bit ARM processor
         tables[count++] = generic_kernels();
     }
 };

@@ -52,11 +52,15 @@ struct AttentionTile {
     float* m;           // (n_queries,)
     float* l;           // (n_queries,)
     float* const* acc;  // n_queries pointers to (head_dim,)
+    // What the next step reads, (next_bytes,) each, to be fetched meanwhile; null when there is none.
+    const void* next_k;
+    const void* next_v;
+    int64_t next_bytes;
 };
 inline constexpr int kMaxTile = 64;
 
 struct Kernels {
-    const char* name;  // "generic", "avx2", "avx512vnni"
+    const char* name;  // "generic", "avx2", "avx512vnni", "neon", "dotprod", "i8mm"
 
     // By weight type.
     using Matmul = void (*)(const MatmulArgs&);
@@ -117,6 +121,9 @@ struct Kernels {
 const Kernels* generic_kernels();
 const Kernels* avx2_kernels();
 const Kernels* avx512vnni_kernels();
+const Kernels* neon_kernels();
+const Kernels* dotprod_kernels();
+const Kernels* i8mm_kernels();
 
 // The tables this machine can run, best first; "generic" is always last.
 const Kernels* const* runnable_kernels(int* count);

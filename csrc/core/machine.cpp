@@ -1,22 +1,16 @@
-#include "tools/bench/machine.h"
+#include "core/machine.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <fstream>
 
 #if defined(_WIN32)
+#define WIN32_LEAN_AND_MEAN
 #ifndef NOMINMAX
 #define NOMINMAX
 #endif
 #include <windows.h>
-// After windows.h, which it needs. Version 2 of it is part of kernel32.
-#define PSAPI_VERSION 2
-#include <psapi.h>
 #elif defined(__APPLE__)
-#include <mach/mach.h>
 #include <sys/sysctl.h>
-#else
-#include <unistd.h>
 #endif
 
 namespace chatglm {
@@ -33,20 +27,8 @@ std::string processor_name() {
     return name;
 }
 
-int64_t total_memory() {
-    MEMORYSTATUSEX status{};
-    status.dwLength = sizeof status;
-    return GlobalMemoryStatusEx(&status) ? static_cast<int64_t>(status.ullTotalPhys) : 0;
-}
-
 int64_t last_level_cache() {
     return 0;
-}
-
-int64_t resident_memory() {
-    PROCESS_MEMORY_COUNTERS counters{};
-    if (!GetProcessMemoryInfo(GetCurrentProcess(), &counters, sizeof counters)) return 0;
-    return static_cast<int64_t>(counters.WorkingSetSize);
 }
 
 #elif defined(__APPLE__)
@@ -67,22 +49,8 @@ std::string processor_name() {
     return sysctlbyname("machdep.cpu.brand_string", name, &size, nullptr, 0) == 0 ? name : "";
 }
 
-int64_t total_memory() {
-    return system_number("hw.memsize");
-}
-
 int64_t last_level_cache() {
     return std::max(system_number("hw.l3cachesize"), system_number("hw.l2cachesize"));
-}
-
-int64_t resident_memory() {
-    mach_task_basic_info info{};
-    mach_msg_type_number_t count = MACH_TASK_BASIC_INFO_COUNT;
-    if (task_info(mach_task_self(), MACH_TASK_BASIC_INFO, reinterpret_cast<task_info_t>(&info), &count) !=
-        KERN_SUCCESS) {
-        return 0;
-    }
-    return static_cast<int64_t>(info.resident_size);
 }
 
 #else
@@ -97,10 +65,6 @@ std::string processor_name() {
     return "";
 }
 
-int64_t total_memory() {
-    return int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGESIZE);
-}
-
 int64_t last_level_cache() {
     // One line such as "32768K" for each level.
     int64_t largest = 0;
@@ -112,13 +76,6 @@ int64_t last_level_cache() {
         largest = std::max(largest, size * (unit == 'M' ? 1 << 20 : 1 << 10));
     }
     return largest;
-}
-
-int64_t resident_memory() {
-    std::ifstream file("/proc/self/statm");
-    int64_t total = 0, resident = 0;
-    file >> total >> resident;
-    return resident * sysconf(_SC_PAGESIZE);
 }
 
 #endif

@@ -1,4 +1,4 @@
-// What the system says about the machine and about this process.
+// What the system says about the processor.
 #pragma once
 
 #include <cstdint>
@@ -10,9 +10,6 @@ namespace chatglm {
 std::string processor_name();
 
 // Bytes; 0 when the system does not say.
-int64_t total_memory();
 int64_t last_level_cache();
-// Memory of this process that is in RAM now, the pages of mapped files included.
-int64_t resident_memory();
 
 }  // namespace chatglm
