@@ -1,10 +1,12 @@
 """The C++ engine. Programs use the package's own names; this module may change with any version."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, overload
 
 import numpy as np
 import numpy.typing as npt
+
+from .structured import Constraint
 
 __version__: str
 
@@ -46,6 +48,8 @@ class ChatMessage:
     reasoning_content: str
     tool_call_error: str
     dropped_messages: int
+    finish_reason: str | None
+    logprobs: list[Any] | None
     def __init__(
         self,
         role: str,
@@ -66,6 +70,17 @@ class GenerationConfig:
     repetition_penalty: float
     seed: int
     max_time: float
+    min_p: float
+    typical_p: float
+    presence_penalty: float
+    frequency_penalty: float
+    penalty_last_n: int
+    logit_bias: dict[int, float]
+    stop: list[str]
+    stop_token_ids: list[int]
+    ignore_eos: bool
+    min_new_tokens: int
+    logprobs: int
     def __init__(
         self,
         max_length: int = 2048,
@@ -78,7 +93,19 @@ class GenerationConfig:
         repetition_penalty: float = 1.0,
         seed: int = -1,
         max_time: float = -1,
+        min_p: float = 0.0,
+        typical_p: float = 1.0,
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
+        penalty_last_n: int = -1,
+        logit_bias: Mapping[int, float] = ...,
+        stop: Sequence[str] = ...,
+        stop_token_ids: Sequence[int] = ...,
+        ignore_eos: bool = False,
+        min_new_tokens: int = 0,
+        logprobs: int = -1,
     ) -> None: ...
+    def alternative(self, i: int) -> GenerationConfig: ...
 
 class ModelConfig:
     @property
@@ -142,9 +169,18 @@ class Tokenizer:
     def knows_tools(self) -> bool: ...
 
 class TextStreamer:
-    def __init__(self, tokenizer: Tokenizer, plain: bool = False, tools: str = "") -> None: ...
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        plain: bool = False,
+        stop: Sequence[str] = ...,
+        tools: str = "",
+        exact: bool = False,
+    ) -> None: ...
     def put(self, id: int) -> str: ...
     def finish(self) -> str: ...
+    @property
+    def stopped(self) -> bool: ...
     @property
     def reasoning(self) -> str: ...
     @property
@@ -177,6 +213,9 @@ class Progress:
 class Generation:
     def step(self) -> int | None: ...
     def cancel(self) -> None: ...
+    def stop(self) -> None: ...
+    @property
+    def logprobs(self) -> tuple[float, list[tuple[int, float]]] | None: ...
     def notify(self, mailbox: Mailbox, tag: int) -> None: ...
     @property
     def ready(self) -> bool: ...
@@ -217,7 +256,9 @@ class Pipeline:
     def set_loras(self, loras: Sequence[tuple[str, float]]) -> None: ...
     @property
     def loras(self) -> list[tuple[str, float]]: ...
-    def start(self, prompt_ids: Sequence[int], config: GenerationConfig) -> Generation: ...
+    def start(
+        self, prompt_ids: Sequence[int], config: GenerationConfig, constraint: Constraint | None = None
+    ) -> Generation: ...
     @property
     def stats(self) -> PipelineStats: ...
     def clear_cache(self) -> None: ...
@@ -236,6 +277,15 @@ class Pipeline:
     @property
     def notes(self) -> list[str]: ...
 
+def sampling_distribution(
+    logits: npt.ArrayLike,
+    config: GenerationConfig,
+    history: Sequence[int] = (),
+    n_prompt: int = 0,
+    eos_ids: Sequence[int] = (),
+    constraint: Constraint | None = None,
+) -> npt.NDArray[np.float64]: ...
+def draw_tokens(logits: npt.ArrayLike, config: GenerationConfig, n: int) -> npt.NDArray[np.int32]: ...
 def fit_conversation(
     tokenizer: Tokenizer, messages: Sequence[ChatMessage], tools: str, when_full: str, max_tokens: int
 ) -> tuple[list[int], int]: ...

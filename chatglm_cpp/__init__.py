@@ -29,10 +29,10 @@ from ._C import (
     ToolCallMessage,
     __version__,
 )
-from .messages import DeltaMessage, ToolCallDelta
+from .messages import DeltaMessage, TokenLogprob, ToolCallDelta
 from .model_config import ModelConfig
 from .pipeline import Pipeline
-from .stream import Stream, Usage
+from .stream import Completion, Stream, Usage
 from .tokenizer import Tokenizer
 from .tools import tool
 
@@ -40,6 +40,7 @@ __all__ = [
     "Busy",
     "ChatMessage",
     "CodeMessage",
+    "Completion",
     "ContextLengthError",
     "DeltaMessage",
     "Error",
@@ -51,6 +52,7 @@ __all__ = [
     "Pipeline",
     "PipelineStats",
     "Stream",
+    "TokenLogprob",
     "Tokenizer",
     "ToolCallDelta",
     "ToolCallMessage",

@@ -36,6 +36,17 @@ class ToolCallDelta:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token of a reply and how likely the model found it: the natural logarithm of its probability, before
+    temperature and all other settings. `top` are the likeliest tokens at that place as (id, logprob), best
+    first: as many as the option `logprobs` says."""
+
+    token_id: int
+    logprob: float
+    top: list[tuple[int, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
 class DeltaMessage:
     """A piece of a reply as it comes.
 
@@ -46,8 +57,9 @@ class DeltaMessage:
     of the answer come after them. Only a token that holds the end of the one and the beginning of the other
     makes a piece with both.
 
-    Calls of tools are no part of `content`. Where something looks like a call and turns out to be none, its
-    text comes as `content` in a piece whose `tool_call_error` says why.
+    With the option `logprobs` there is a TokenLogprob for each of the `token_ids`. Calls of tools are no part
+    of `content`. Where something looks like a call and turns out to be none, its text comes as `content` in a
+    piece whose `tool_call_error` says why.
     """
 
     role: str
@@ -56,28 +68,33 @@ class DeltaMessage:
     reasoning_content: str = ""
     tool_calls: list[ToolCallDelta] = field(default_factory=list)
     tool_call_error: str = ""
+    logprobs: list[TokenLogprob] | None = None
 
 
 def merge_deltas(deltas: Iterable[DeltaMessage]) -> ChatMessage:
     """The whole reply from all of its pieces."""
     content, thought, error = [], [], ""
     calls: list[ToolCallMessage] = []
+    logprobs: list[TokenLogprob] = []
     for delta in deltas:
         content.append(delta.content)
         thought.append(delta.reasoning_content)
         error = error or delta.tool_call_error
+        logprobs += delta.logprobs or []
         for call in delta.tool_calls:
             if call.type == ToolCallMessage.TYPE_CODE:
                 calls.append(ToolCallMessage(code=call.code, id=call.id))
             else:
                 calls.append(ToolCallMessage(function=call.function, id=call.id))
-    return ChatMessage(
+    message = ChatMessage(
         role=ChatMessage.ROLE_ASSISTANT,
         content="".join(content),
         tool_calls=calls,
         reasoning_content="".join(thought),
         tool_call_error=error,
     )
+    message.logprobs = logprobs or None
+    return message
 
 
 def to_messages(conversation: Conversation) -> list[ChatMessage]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import operator
-from typing import TypedDict
+from collections.abc import Iterable, Mapping
+from typing import Any, TypedDict
 
 from ._C import GenerationConfig, InvalidArgument
+from .messages import check_text
 
 _C_INT_MAX = 2**31 - 1
 _SEED_MAX = 2**63 - 1
@@ -25,19 +27,44 @@ class GenerationOptions(TypedDict, total=False):
     seed: int
     max_time: float
     num_threads: int
+    min_p: float
+    typical_p: float
+    presence_penalty: float
+    frequency_penalty: float
+    penalty_last_n: int
+    logit_bias: Mapping[int, float] | None
+    stop: str | Iterable[str] | None
+    stop_token_ids: Iterable[int]
+    ignore_eos: bool
+    min_new_tokens: int
+    logprobs: bool | int
+    response_format: Mapping[str, Any] | None
+    regex: str | None
+    grammar: str | None
 
 
 def make_generation_config(
-    max_length: int,
-    max_new_tokens: int,
-    max_context_length: int,
-    do_sample: bool,
-    top_k: int,
-    top_p: float,
-    temperature: float,
-    repetition_penalty: float,
-    seed: int,
-    max_time: float,
+    max_length: int = 2048,
+    max_new_tokens: int = -1,
+    max_context_length: int = -1,
+    do_sample: bool = True,
+    top_k: int = 0,
+    top_p: float = 0.7,
+    temperature: float = 0.95,
+    repetition_penalty: float = 1.0,
+    seed: int = -1,
+    max_time: float = -1,
+    min_p: float = 0.0,
+    typical_p: float = 1.0,
+    presence_penalty: float = 0.0,
+    frequency_penalty: float = 0.0,
+    penalty_last_n: int = -1,
+    logit_bias: Mapping[int, float] | None = None,
+    stop: str | Iterable[str] | None = None,
+    stop_token_ids: Iterable[int] = (),
+    ignore_eos: bool = False,
+    min_new_tokens: int = 0,
+    logprobs: bool | int = False,
 ) -> GenerationConfig:
     """Checked options. Raises TypeError or InvalidArgument, naming the option."""
     return GenerationConfig(
@@ -51,6 +78,17 @@ def make_generation_config(
         repetition_penalty=as_float("repetition_penalty", repetition_penalty),
         seed=as_int("seed", seed, _SEED_MAX),
         max_time=as_float("max_time", max_time),
+        min_p=as_float("min_p", min_p),
+        typical_p=as_float("typical_p", typical_p),
+        presence_penalty=as_float("presence_penalty", presence_penalty),
+        frequency_penalty=as_float("frequency_penalty", frequency_penalty),
+        penalty_last_n=as_int("penalty_last_n", penalty_last_n),
+        logit_bias=_as_biases(logit_bias),
+        stop=_as_texts("stop", stop),
+        stop_token_ids=_as_ints("stop_token_ids", stop_token_ids),
+        ignore_eos=bool(ignore_eos),
+        min_new_tokens=as_int("min_new_tokens", min_new_tokens),
+        logprobs=_as_logprobs(logprobs),
     )
 
 
@@ -73,3 +111,37 @@ def as_float(name: str, value: float) -> float:
         raise TypeError(f"{name} is a {type(value).__name__}; give a number.") from None
     except OverflowError:
         raise InvalidArgument(f"{name} is too large a number.") from None
+
+
+def _as_biases(value: Mapping[int, float] | None) -> dict[int, float]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise TypeError(
+            f"logit_bias is a {type(value).__name__}; give a dict of token ids and numbers: {{5: -10}}."
+        )
+    return {
+        as_int("a token id in logit_bias", i): as_float(f"logit_bias[{i}]", bias) for i, bias in value.items()
+    }
+
+
+def _as_texts(name: str, value: str | Iterable[str] | None) -> list[str]:
+    if value is None:
+        return []
+    if isinstance(value, str):
+        value = [value]
+    if isinstance(value, (bytes, Mapping)) or not isinstance(value, Iterable):
+        raise TypeError(f"{name} is a {type(value).__name__}; give a str or a list of them.")
+    return [check_text(text, f"{name}[{i}]") for i, text in enumerate(value)]
+
+
+def _as_ints(name: str, value: Iterable[int]) -> list[int]:
+    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
+        raise TypeError(f"{name} is a {type(value).__name__}; give a list of ints.")
+    return [as_int(f"{name}[{i}]", number) for i, number in enumerate(value)]
+
+
+def _as_logprobs(value: bool | int | None) -> int:
+    if value is None or value is False:
+        return -1
+    return 0 if value is True else as_int("logprobs", value)

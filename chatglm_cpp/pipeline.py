@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -16,18 +16,12 @@ from . import _C
 from ._C import ChatMessage, ContextLengthError, FormatError, InvalidArgument
 from .chat_prompt import WhenFull, make_chat_prompt
 from .lora import LoraLike, to_loras
-from .messages import (
-    Conversation,
-    DeltaMessage,
-    ToolCallDelta,
-    check_text,
-    merge_deltas,
-    to_token_ids,
-)
+from .messages import Conversation, DeltaMessage, check_text, merge_deltas, to_token_ids
 from .model_config import Model, ModelConfig, make_config
 from .model_file import engine_path, find_model, remove_damaged
 from .options import GenerationOptions, as_float, as_int, make_generation_config
-from .stream import Stream
+from .stream import Completion, Stream
+from .structured import Constraint, Formats
 from .tokenizer import Tokenizer
 from .tools import ToolLike, to_tools
 
@@ -222,6 +216,20 @@ class Pipeline:
         tools: Iterable[ToolLike] | None = None,
         when_full: WhenFull = "error",
         num_threads: int = 0,
+        min_p: float = 0.0,
+        typical_p: float = 1.0,
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
+        penalty_last_n: int = -1,
+        logit_bias: Mapping[int, float] | None = None,
+        stop: str | Iterable[str] | None = None,
+        stop_token_ids: Iterable[int] = (),
+        ignore_eos: bool = False,
+        min_new_tokens: int = 0,
+        logprobs: bool | int = False,
+        response_format: Mapping[str, Any] | None = None,
+        regex: str | None = None,
+        grammar: str | None = None,
     ) -> ChatMessage | Stream[DeltaMessage, ChatMessage]:
         """The assistant's reply to a conversation.
 
@@ -242,7 +250,8 @@ class Pipeline:
             temperature: above 1 flattens the probabilities, below 1 sharpens them, 0 is do_sample=False.
             repetition_penalty: above 1 makes tokens that were there already less likely.
             stream: give an iterator of DeltaMessage instead of the whole reply.
-            seed: same seed, same reply; -1 takes a new one each time.
+            seed: same seed, same reply, whatever else runs; -1 takes a new one each time. Alternative i of
+                several replies is the one with seed + i.
             max_time: seconds after which the reply ends as it is, waiting included; -1 for no limit.
             tools: what the model may ask to be called, as dicts like {"type": "function", "function":
                 {"name": "get_weather", "description": "...", "parameters": {JSON schema}}} or just the inner
@@ -255,39 +264,58 @@ class Pipeline:
                 Room is max_new_tokens, or a quarter of max_length. What went is counted in the reply's
                 `dropped_messages`, and in the `usage` of a stream.
             num_threads: accepted for programs of earlier versions; threads are set when the pipeline is made.
+            min_p: draw among tokens that have at least this share of the likeliest one's probability.
+            typical_p: draw among the most typical tokens that have this probability together, 1 for all.
+            presence_penalty: taken from the logits of tokens that the reply has already.
+            frequency_penalty: the same for each time that the reply has them.
+            penalty_last_n: the three penalties look at so many last tokens, -1 for all.
+            logit_bias: {token id: number to add to its logit}; -inf rules a token out.
+            stop: a text or several; the answer ends before the first one that comes.
+            stop_token_ids: tokens that end the reply, beside those of the model.
+            ignore_eos: never choose a token that ends the reply.
+            min_new_tokens: choose none before the reply has so many tokens.
+            logprobs: note the log-probability of each token; a number asks for as many likeliest tokens.
+            response_format: {"type": "json_object"}, or {"type": "json_schema", "json_schema": SCHEMA}: the
+                answer is JSON, and follows the schema. Needs `pip install "chatglm-cpp[structured]"`, as the
+                next two do; see docs/structured.md.
+            regex: the answer is a full match of this regular expression.
+            grammar: the answer is a text of this grammar, in Lark's notation or in llama.cpp's GBNF.
 
         Returns:
-            The reply, with the calls of tools that it asks for in `tool_calls` and what a reasoning model
+            The reply, with the calls of tools that it asks for in `tool_calls`, and what a reasoning model
             thought before its answer in `reasoning_content`. A call that cannot be read stays in the text,
-            and `tool_call_error` says why. With stream=True an iterator of the reply's pieces: its `usage`
-            counts tokens, and closing or dropping it stops the work.
+            and `tool_call_error` says why. Its `finish_reason` is "stop" or, when the tokens ran out,
+            "length", and `logprobs` has a TokenLogprob for each of its tokens. Or, with stream=True, an
+            iterator of its pieces: its `usage` counts tokens and says the reason, and closing or dropping it
+            stops the work.
 
         Raises:
             Busy: too many requests wait already.
             ContextLengthError: the prompt leaves no room for a reply.
-            InvalidArgument: an option is out of its range, or the model's format has no place for a message
-                or for tools.
+            InvalidArgument: an option is out of its range, the model's format has no place for a message or
+                for tools, or there are tools and a format for the reply.
             TypeError: something is of the wrong type.
         """
         self._ignore_num_threads(num_threads)
         config = make_generation_config(
             max_length, max_new_tokens, max_context_length, do_sample, top_k, top_p, temperature,
-            repetition_penalty, seed, max_time,
+            repetition_penalty, seed, max_time, min_p, typical_p, presence_penalty, frequency_penalty,
+            penalty_last_n, logit_bias, stop, stop_token_ids, ignore_eos, min_new_tokens, logprobs,
         )  # fmt: skip
         known_tools = to_tools(tools)
+        constraint = self._constraint(response_format, regex, grammar)
+        if known_tools and constraint is not None:
+            raise InvalidArgument(
+                "tools and a format are given; a reply of a given format calls no tools. Leave out one."
+            )
         tokenizer = self._engine.tokenizer
         prompt = make_chat_prompt(
             tokenizer, messages, known_tools, when_full, config, self._engine.config.max_length
         )
-        generation = self._engine.start(prompt.ids, config)
-
-        def make_reply(deltas: list[DeltaMessage]) -> ChatMessage:
-            reply = self.merge_streaming_messages(deltas)
-            reply.dropped_messages = prompt.dropped_messages
-            return reply
-
-        text = _C.TextStreamer(tokenizer, tools=known_tools)
-        pieces = Stream(generation, text, _delta, make_reply, prompt.dropped_messages)
+        ids = prompt.ids if constraint is None else prompt.ids + self._end_of_thought(prompt.ids)
+        generation = self._engine.start(ids, config, constraint)
+        text = _C.TextStreamer(tokenizer, stop=config.stop, tools=known_tools, exact=constraint is not None)
+        pieces = Stream(generation, text, _delta, _whole, prompt.dropped_messages)
         return pieces if stream else pieces.result()
 
     @overload
@@ -297,11 +325,11 @@ class Pipeline:
         *,
         stream: Literal[False] = False,
         **options: Unpack[GenerationOptions],
-    ) -> str: ...
+    ) -> Completion: ...
     @overload
     def generate(
         self, prompt: str | Iterable[int], *, stream: Literal[True], **options: Unpack[GenerationOptions]
-    ) -> Stream[str, str]: ...
+    ) -> Stream[str, Completion]: ...
     def generate(
         self,
         prompt: str | Iterable[int],
@@ -318,25 +346,45 @@ class Pipeline:
         seed: int = -1,
         max_time: float = -1,
         num_threads: int = 0,
-    ) -> str | Stream[str, str]:
+        min_p: float = 0.0,
+        typical_p: float = 1.0,
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
+        penalty_last_n: int = -1,
+        logit_bias: Mapping[int, float] | None = None,
+        stop: str | Iterable[str] | None = None,
+        stop_token_ids: Iterable[int] = (),
+        ignore_eos: bool = False,
+        min_new_tokens: int = 0,
+        logprobs: bool | int = False,
+        response_format: Mapping[str, Any] | None = None,
+        regex: str | None = None,
+        grammar: str | None = None,
+    ) -> Completion | Stream[str, Completion]:
         """A continuation of `prompt`, for base and code models.
 
             pipeline.generate("def quicksort(", do_sample=False, max_new_tokens=64)
 
         `prompt` is a text, or ids that are taken as they are. Options, errors and streaming as in `chat`, but
-        with pieces of text.
+        with pieces of text. The whole text is a str with `finish_reason` and `logprobs` beside it; a stream
+        has them in its `usage` and `logprobs`.
         """
         self._ignore_num_threads(num_threads)
         config = make_generation_config(
             max_length, max_new_tokens, max_context_length, do_sample, top_k, top_p, temperature,
-            repetition_penalty, seed, max_time,
+            repetition_penalty, seed, max_time, min_p, typical_p, presence_penalty, frequency_penalty,
+            penalty_last_n, logit_bias, stop, stop_token_ids, ignore_eos, min_new_tokens, logprobs,
         )  # fmt: skip
         if isinstance(prompt, str):
             ids = self.tokenizer.encode(prompt)
         else:
             ids = to_token_ids(prompt, self._engine.config.vocab_size, "prompt")
-        generation = self._engine.start(ids, config)
-        pieces = Stream(generation, _C.TextStreamer(self._engine.tokenizer, plain=True), _text, "".join)
+        constraint = self._constraint(response_format, regex, grammar)
+        generation = self._engine.start(ids, config, constraint)
+        text = _C.TextStreamer(
+            self._engine.tokenizer, plain=True, stop=config.stop, exact=constraint is not None
+        )
+        pieces = Stream(generation, text, _text, Completion.of)
         return pieces if stream else pieces.result()
 
     @overload
@@ -351,14 +399,14 @@ class Pipeline:
     @overload
     def submit(
         self, *, prompt: str | Iterable[int], **options: Unpack[GenerationOptions]
-    ) -> Stream[str, str]: ...
+    ) -> Stream[str, Completion]: ...
     def submit(
         self,
         messages: Conversation | None = None,
         *,
         prompt: str | Iterable[int] | None = None,
         **options: Any,
-    ) -> Stream[DeltaMessage, ChatMessage] | Stream[str, str]:
+    ) -> Stream[DeltaMessage, ChatMessage] | Stream[str, Completion]:
         """Begins a reply and returns at once with a handle of it.
 
             replies = [pipeline.submit(conversation) for conversation in conversations]  # computed together
@@ -393,7 +441,7 @@ class Pipeline:
 
     def agenerate(
         self, prompt: str | Iterable[int], **options: Unpack[GenerationOptions]
-    ) -> Stream[str, str]:
+    ) -> Stream[str, Completion]:
         """`generate` for coroutines, as `achat` is `chat`."""
         return self.submit(prompt=prompt, **options)
 
@@ -439,6 +487,25 @@ class Pipeline:
         """The whole message of a streamed reply, its thought and tool calls apart, from all of its pieces."""
         return merge_deltas(chunks)
 
+    @cached_property
+    def _formats(self) -> Formats:
+        return Formats(self._engine.tokenizer)
+
+    def _constraint(
+        self, response_format: Mapping[str, Any] | None, regex: str | None, grammar: str | None
+    ) -> Constraint | None:
+        if response_format is None and regex is None and grammar is None:
+            return None
+        return self._formats.constraint(response_format, regex, grammar)
+
+    def _end_of_thought(self, prompt: list[int]) -> list[int]:
+        """A prompt that begins a thought gets its end: in a reply of a given format there is no place for
+        one."""
+        end = self.tokenizer.decode(prompt[-16:], skip_special_tokens=False)
+        if not end.rstrip().endswith("<think>"):
+            return []
+        return self.tokenizer.encode_special("</think>\n")
+
     def _ignore_num_threads(self, num_threads: int) -> None:
         if num_threads not in (0, self.n_threads):
             warnings.warn(
@@ -451,12 +518,17 @@ class Pipeline:
         return f"Pipeline({self._path!r}, kv_dtype={self.kv_dtype!r}, n_threads={self.n_threads})"
 
 
-def _delta(content: str, token_ids: list[int], text: _C.TextStreamer) -> DeltaMessage:
-    calls = [ToolCallDelta(i, c.id, c.type, c.function, c.code) for i, c in text.new_tool_calls]
-    return DeltaMessage(
-        ChatMessage.ROLE_ASSISTANT, content, token_ids, text.reasoning, calls, text.tool_call_error
-    )
+def _delta(piece: DeltaMessage) -> DeltaMessage:
+    return piece
 
 
-def _text(content: str, token_ids: list[int], text: _C.TextStreamer) -> str:
-    return content
+def _text(piece: DeltaMessage) -> str:
+    return piece.content
+
+
+def _whole(pieces: list[DeltaMessage], stream: Stream[DeltaMessage, ChatMessage]) -> ChatMessage:
+    reply = merge_deltas(pieces)
+    usage = stream.usage
+    reply.finish_reason = usage.finish_reason
+    reply.dropped_messages = usage.dropped_messages
+    return reply

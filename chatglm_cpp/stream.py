@@ -9,6 +9,8 @@ from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 from . import _C
+from ._C import ChatMessage
+from .messages import DeltaMessage, TokenLogprob, ToolCallDelta
 from .wakeups import Subscription, subscribe
 
 T = TypeVar("T")
@@ -29,6 +31,21 @@ class Usage:
     seconds: float  # from the request until the end, or until now
     tokens_per_second: float  # of the tokens after the first one; 0 before the second one
     dropped_messages: int = 0  # messages of a chat that the prompt had no room for, see Pipeline.chat
+
+
+class Completion(str):
+    """A text, with why it ended ("stop", "length" or "deadline") and, with the option `logprobs`, how likely
+    its tokens were."""
+
+    finish_reason: str | None
+    logprobs: list[TokenLogprob] | None
+
+    @classmethod
+    def of(cls, pieces: list[str], stream: Stream[str, Completion]) -> Completion:
+        text = cls("".join(pieces))
+        text.finish_reason = stream.usage.finish_reason
+        text.logprobs = stream.logprobs
+        return text
 
 
 class Stream(Generic[T, Whole], Iterator[T]):
@@ -54,14 +71,15 @@ class Stream(Generic[T, Whole], Iterator[T]):
         self,
         generation: _C.Generation,
         text: _C.TextStreamer,
-        make_piece: Callable[[str, list[int], _C.TextStreamer], T],
-        make_whole: Callable[[list[T]], Whole],
+        make_piece: Callable[[DeltaMessage], T],
+        make_whole: Callable[[list[T], Stream[T, Whole]], Whole],
         dropped_messages: int = 0,
     ) -> None:
         self._generation: _C.Generation | None = generation
         self._dropped_messages = dropped_messages
         self._usage = self._measure(generation)
-        self._pieces = _pieces(generation, text, make_piece)
+        self._logprobs: list[TokenLogprob] = []
+        self._pieces = _pieces(generation, text, make_piece, self._logprobs)
         self._make_whole = make_whole
         self._given: list[T] = []
         self._ahead: list[T] = []  # found while the prompt was waited for
@@ -75,15 +93,20 @@ class Stream(Generic[T, Whole], Iterator[T]):
         return self._usage
 
     @property
+    def logprobs(self) -> list[TokenLogprob] | None:
+        """Of the tokens of all pieces so far; None when the option `logprobs` was not given."""
+        return self._logprobs or None
+
+    @property
     def done(self) -> bool:
         """Whether all pieces have been given."""
         return self._generation is None and not self._ahead
 
     def result(self) -> Whole:
-        """Waits for the end and returns the whole reply: a ChatMessage or, of `generate`, a text."""
+        """Waits for the end and returns the whole reply: a ChatMessage or, of `generate`, a Completion."""
         for _ in self:
             pass
-        return self._make_whole(self._given)
+        return self._make_whole(self._given, self)
 
     def prefill(self) -> Iterator[Usage]:
         """Waits for the first piece of the reply, and says after each part of the prompt how far it is.
@@ -198,7 +221,7 @@ class Stream(Generic[T, Whole], Iterator[T]):
     async def _wait_for_all(self) -> Whole:
         async for _ in self:
             pass
-        return self._make_whole(self._given)
+        return self._make_whole(self._given, self)
 
     async def aclose(self) -> None:
         """The same as close."""
@@ -231,21 +254,44 @@ _NOTHING = _Nothing()
 def _pieces(
     generation: _C.Generation,
     text: _C.TextStreamer,
-    make_piece: Callable[[str, list[int], _C.TextStreamer], T],
+    make_piece: Callable[[DeltaMessage], T],
+    all_logprobs: list[TokenLogprob],
 ) -> Generator[T | _Nothing, None, None]:
     pending: list[int] = []
+    logprobs: list[TokenLogprob] = []
+
+    def take(content: str) -> T:
+        nonlocal pending, logprobs
+        piece = DeltaMessage(
+            role=ChatMessage.ROLE_ASSISTANT,
+            content=content,
+            token_ids=pending,
+            reasoning_content=text.reasoning,
+            tool_calls=[ToolCallDelta(i, c.id, c.type, c.function, c.code) for i, c in text.new_tool_calls],
+            tool_call_error=text.tool_call_error,
+            logprobs=logprobs or None,
+        )
+        all_logprobs.extend(logprobs)
+        pending, logprobs = [], []
+        return make_piece(piece)
+
     while not generation.done:
         token = generation.step()
         if token is None:
             yield _NOTHING
             continue
         pending.append(token)
+        if (known := generation.logprobs) is not None:
+            logprobs.append(TokenLogprob(token, *known))
         content = text.put(token)
+        if text.stopped:
+            generation.stop()
         if content or text.reasoning or text.new_tool_calls:
-            yield make_piece(content, pending, text)
-            pending = []
+            yield take(content)
         else:
             yield _NOTHING
     content = text.finish()
+    if text.stopped:
+        generation.stop()
     if content or text.reasoning or text.new_tool_calls or pending:
-        yield make_piece(content, pending, text)
+        yield take(content)

@@ -104,8 +104,57 @@ def add_parser(commands: Any) -> None:
         help="above 1 makes tokens less likely that were there already (default: %(default)s)",
     )  # fmt: skip
     sampling.add_argument(
+        "--min_p", "--min-p", type=float, default=0.0, metavar="P",
+        help="draw among tokens of at least P times the likeliest one's probability (default: off)",
+    )  # fmt: skip
+    sampling.add_argument(
+        "--typical", "--typical_p", "--typical-p", type=float, default=1.0, metavar="P",
+        help="draw among the most typical tokens that have the probability P together (default: off)",
+    )  # fmt: skip
+    sampling.add_argument(
+        "--presence_penalty", "--presence-penalty", type=float, default=0.0, metavar="X",
+        help="taken from the logits of tokens that the reply has (default: %(default)s)",
+    )  # fmt: skip
+    sampling.add_argument(
+        "--frequency_penalty", "--frequency-penalty", type=float, default=0.0, metavar="X",
+        help="the same for each time that it has them (default: %(default)s)",
+    )  # fmt: skip
+    sampling.add_argument(
+        "--repeat_last_n", "--repeat-last-n", type=int, default=-1, metavar="N",
+        help="tokens that the penalties look back on (default: all)",
+    )  # fmt: skip
+    sampling.add_argument(
+        "--logit_bias", "--logit-bias", action="append", default=[], metavar="ID:X",
+        help="added to the logit of a token, for example 30910:-5; -inf rules it out; may be repeated",
+    )  # fmt: skip
+    sampling.add_argument(
         "--seed", type=int, default=-1, metavar="N", help="same seed, same reply (default: a new one)"
     )
+
+    ends = parser.add_argument_group("ends and formats")
+    ends.add_argument(
+        "--stop", action="append", default=[], metavar="TEXT",
+        help="end the answer before this text; may be repeated",
+    )  # fmt: skip
+    ends.add_argument(
+        "--min_new_tokens", "--min-new-tokens", type=int, default=0, metavar="N",
+        help="do not end a reply before N tokens (default: %(default)s)",
+    )  # fmt: skip
+    ends.add_argument(
+        "--ignore_eos", "--ignore-eos", action="store_true",
+        help="never choose the token that ends a reply",
+    )  # fmt: skip
+    form = ends.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="answer with a JSON object")
+    form.add_argument(
+        "--json_schema", "--json-schema", type=Path, metavar="FILE",
+        help="answer with JSON that follows the JSON Schema in a file",
+    )  # fmt: skip
+    form.add_argument("--regex", metavar="REGEX", help="answer with a full match of a regular expression")
+    form.add_argument(
+        "--grammar", type=Path, metavar="FILE",
+        help="answer with a text of the grammar in a file: Lark's notation, or llama.cpp's GBNF",
+    )  # fmt: skip
     parser.set_defaults(run=run)
 
 
@@ -117,6 +166,8 @@ def run(args: argparse.Namespace) -> int:
         raise InvalidArgument("--mode generate continues one text: give it with -p, --pp or standard input.")
     if args.tools and args.mode == "generate":
         raise InvalidArgument("--mode generate continues a text: it knows no --tools.")
+    if args.tools and (args.json or args.json_schema or args.regex is not None or args.grammar):
+        raise InvalidArgument("A reply of a given format calls no tools: leave out --tools or the format.")
     if prompt is None and not interactive:
         prompt = read_stdin().rstrip("\r\n")
     if prompt is not None and not prompt:
@@ -130,14 +181,18 @@ def run(args: argparse.Namespace) -> int:
 def read_tools(path: Path | None) -> list[Any]:
     if path is None:
         return []
-    text = read_text(path)
-    try:
-        tools = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InvalidArgument(f"{path}: is no JSON: {error}.") from None
+    tools = _read_json(path)
     if not isinstance(tools, list):
         raise InvalidArgument(f"{path}: is no list of tools: it must begin with [.")
     return tools
+
+
+def _read_json(path: Path) -> Any:
+    text = read_text(path)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidArgument(f"{path}: is no JSON: {error}.") from None
 
 
 class Session:
@@ -157,6 +212,18 @@ class Session:
             "temperature": args.temp,
             "repetition_penalty": args.repeat_penalty,
             "seed": args.seed,
+            "min_p": args.min_p,
+            "typical_p": args.typical,
+            "presence_penalty": args.presence_penalty,
+            "frequency_penalty": args.frequency_penalty,
+            "penalty_last_n": args.repeat_last_n,
+            "logit_bias": _biases(args.logit_bias),
+            "stop": args.stop,
+            "min_new_tokens": args.min_new_tokens,
+            "ignore_eos": args.ignore_eos,
+            "response_format": _response_format(args),
+            "regex": args.regex,
+            "grammar": read_text(args.grammar) if args.grammar else None,
         }
         self._system = [ChatMessage(role=ChatMessage.ROLE_SYSTEM, content=system)] if system else []
         self._messages = list(self._system)
@@ -273,6 +340,25 @@ class Session:
         if self._verbose:
             _print_usage(stream.usage)
         return complete
+
+
+def _biases(values: list[str]) -> dict[int, float]:
+    biases = {}
+    for value in values:
+        token, _, bias = value.partition(":")
+        try:
+            biases[int(token)] = float(bias)
+        except ValueError:
+            raise InvalidArgument(f"--logit_bias is {value!r}; it must be ID:X, such as 30910:-5.") from None
+    return biases
+
+
+def _response_format(args: argparse.Namespace) -> dict[str, Any] | None:
+    if args.json:
+        return {"type": "json_object"}
+    if args.json_schema is None:
+        return None
+    return {"type": "json_schema", "json_schema": _read_json(args.json_schema)}
 
 
 def _observation(content: str) -> ChatMessage:

@@ -7,10 +7,13 @@
 #include <memory>
 #include <optional>
 
+#include "chatglm/constraint.h"
+
 namespace chatglm::bindings {
 
 void bind_errors(pybind11::module_& m);
 void bind_messages(pybind11::module_& m);
+void bind_sampling(pybind11::module_& m);
 void bind_pipeline(pybind11::module_& m);
 void bind_generation(pybind11::module_& m);
 void bind_without_lock(pybind11::module_& m);
@@ -28,6 +31,13 @@ class WithoutLock {
   private:
     std::optional<pybind11::gil_scoped_release> release_;
 };
+
+// Runs `end`, which waits for a thread that may want the interpreter lock, without that lock. `elsewhere` has
+// another thread do it, for who is that thread itself.
+void end_without_lock(std::function<void()> end, bool elsewhere);
+
+// A Python object with fill_mask(buffer) and accept(id) -> bool as a constraint; None as none.
+std::shared_ptr<Constraint> to_constraint(const pybind11::object& object);
 
 // Runs compute(interrupted) without the interpreter lock; Ctrl-C ends it as a Python exception.
 void run_without_lock(const std::function<void(const std::function<bool()>& interrupted)>& compute);

@@ -33,8 +33,8 @@ const char* finish_reason(const Generation& generation) {
     return nullptr;
 }
 
-// Tags of replies that have news. The engine's thread puts them in without the interpreter lock, which it
-// must never wait for.
+// Tags of replies that have news. The engine's thread puts them in without the interpreter lock, for which it
+// waits only to call the constraints of Python.
 class Mailbox {
   public:
     void put(int64_t tag) {
@@ -106,6 +106,17 @@ void bind_generation(py::module_& m) {
             "Waits for the next token. None: a part of the prompt was computed, or the reply has ended (see "
             "`done`).")
         .def("cancel", &Generation::cancel)
+        .def("stop", &Generation::stop, "Ends the reply, which then counts as complete.")
+        .def_property_readonly(
+            "logprobs",
+            [](const Generation& g) -> py::object {
+                const auto logprobs = g.logprobs();
+                if (!logprobs) return py::none();
+                std::vector<std::pair<int32_t, float>> top;
+                for (const TokenLogprob& t : logprobs->top) top.emplace_back(t.id, t.logprob);
+                return py::make_tuple(logprobs->logprob, top);
+            },
+            "Of the last token: its log-probability, and the likeliest tokens as (id, log-probability).")
         .def(
             "notify",
             [](Generation& g, std::shared_ptr<Mailbox> mailbox, int64_t tag) {

@@ -1,10 +1,9 @@
-// Messages and settings as Python classes.
+// Messages as Python classes.
 #include <pybind11/operators.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
 #include "bindings/bindings.h"
-#include "chatglm/generation.h"
 #include "chatglm/message.h"
 
 namespace py = pybind11;
@@ -53,7 +52,7 @@ void bind_messages(py::module_& m) {
     tool_call.attr("TYPE_FUNCTION") = ToolCallMessage::kTypeFunction;
     tool_call.attr("TYPE_CODE") = ToolCallMessage::kTypeCode;
 
-    py::class_<ChatMessage> message(m, "ChatMessage", "One message of a conversation.");
+    py::class_<ChatMessage> message(m, "ChatMessage", "One message of a conversation.", py::dynamic_attr());
     message
         .def(py::init([](std::string role, std::string content, std::vector<ToolCallMessage> tool_calls,
                          std::string reasoning_content, std::string tool_call_error) {
@@ -82,47 +81,13 @@ void bind_messages(py::module_& m) {
                         unless_empty(", reasoning_content={!r}", x.reasoning_content),
                         unless_empty(", tool_call_error={!r}", x.tool_call_error));
         });
+    // What Pipeline.chat notes on its replies; no part of the message, so that messages compare without it.
+    message.attr("finish_reason") = py::none();
+    message.attr("logprobs") = py::none();
     message.attr("ROLE_SYSTEM") = ChatMessage::kRoleSystem;
     message.attr("ROLE_USER") = ChatMessage::kRoleUser;
     message.attr("ROLE_ASSISTANT") = ChatMessage::kRoleAssistant;
     message.attr("ROLE_OBSERVATION") = ChatMessage::kRoleObservation;
-
-    const GenerationConfig defaults;
-    py::class_<GenerationConfig>(m, "GenerationConfig",
-                                 "How a reply is generated; see Pipeline.chat for the fields.")
-        .def(py::init([](int max_length, int max_new_tokens, int max_context_length, bool do_sample,
-                         int top_k, float top_p, float temperature, float repetition_penalty, int64_t seed,
-                         double max_time) {
-                 GenerationConfig c;
-                 c.max_length = max_length;
-                 c.max_new_tokens = max_new_tokens;
-                 c.max_context_length = max_context_length;
-                 c.do_sample = do_sample;
-                 c.top_k = top_k;
-                 c.top_p = top_p;
-                 c.temperature = temperature;
-                 c.repetition_penalty = repetition_penalty;
-                 c.seed = seed;
-                 c.max_time = max_time;
-                 c.validate();
-                 return c;
-             }),
-             py::arg("max_length") = defaults.max_length, py::arg("max_new_tokens") = defaults.max_new_tokens,
-             py::arg("max_context_length") = defaults.max_context_length,
-             py::arg("do_sample") = defaults.do_sample, py::arg("top_k") = defaults.top_k,
-             py::arg("top_p") = defaults.top_p, py::arg("temperature") = defaults.temperature,
-             py::arg("repetition_penalty") = defaults.repetition_penalty, py::arg("seed") = defaults.seed,
-             py::arg("max_time") = defaults.max_time)
-        .def_readwrite("max_length", &GenerationConfig::max_length)
-        .def_readwrite("max_new_tokens", &GenerationConfig::max_new_tokens)
-        .def_readwrite("max_context_length", &GenerationConfig::max_context_length)
-        .def_readwrite("do_sample", &GenerationConfig::do_sample)
-        .def_readwrite("top_k", &GenerationConfig::top_k)
-        .def_readwrite("top_p", &GenerationConfig::top_p)
-        .def_readwrite("temperature", &GenerationConfig::temperature)
-        .def_readwrite("repetition_penalty", &GenerationConfig::repetition_penalty)
-        .def_readwrite("seed", &GenerationConfig::seed)
-        .def_readwrite("max_time", &GenerationConfig::max_time);
 }
 
 }  // namespace chatglm::bindings

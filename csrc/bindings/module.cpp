@@ -8,6 +8,7 @@ PYBIND11_MODULE(_C, m) {
     chatglm::bindings::bind_errors(m);
     chatglm::bindings::bind_without_lock(m);
     chatglm::bindings::bind_messages(m);
+    chatglm::bindings::bind_sampling(m);
     chatglm::bindings::bind_generation(m);
     chatglm::bindings::bind_pipeline(m);
     chatglm::bindings::bind_arrays(m);

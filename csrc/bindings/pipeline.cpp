@@ -31,6 +31,13 @@ std::vector<Lora> to_loras(const std::vector<std::pair<std::string, float>>& pai
     return loras;
 }
 
+// The engine's thread, which this waits for, may be waiting for the interpreter lock to call a constraint; or
+// it is that thread, where Python's garbage collector found a pipeline that nobody uses while a constraint
+// ran.
+void end_pipeline(Pipeline* pipeline) {
+    end_without_lock([pipeline] { delete pipeline; }, pipeline->in_engine_thread());
+}
+
 }  // namespace
 
 void bind_pipeline(py::module_& m) {
@@ -147,13 +154,20 @@ void bind_pipeline(py::module_& m) {
         "Ids of the prompt, and how many messages were dropped to bring it to max_tokens.");
 
     py::class_<TextStreamer>(m, "TextStreamer", "Ids of a reply, one by one, into pieces of its text.")
-        .def(py::init([](const Tokenizer& t, bool plain, const std::string& tools) {
-                 return std::make_unique<TextStreamer>(t, plain ? TextStreamer::kPlain : TextStreamer::kReply,
-                                                       tools);
+        .def(py::init([](const Tokenizer& t, bool plain, std::vector<std::string> stop,
+                         const std::string& tools, bool exact) {
+                 const auto mode = exact   ? TextStreamer::kExact
+                                   : plain ? TextStreamer::kPlain
+                                           : TextStreamer::kReply;
+                 return std::make_unique<TextStreamer>(t, mode, std::move(stop), tools);
              }),
-             py::arg("tokenizer"), py::arg("plain") = false, py::arg("tools") = "", py::keep_alive<1, 2>())
+             py::arg("tokenizer"), py::arg("plain") = false, py::arg("stop") = std::vector<std::string>{},
+             py::arg("tools") = "", py::arg("exact") = false, py::keep_alive<1, 2>())
         .def("put", &TextStreamer::put, py::arg("id"))
         .def("finish", &TextStreamer::finish)
+        .def_property_readonly(
+            "stopped", &TextStreamer::stopped,
+            "Whether one of the texts `stop` has come: no more text comes, and no more calls.")
         .def_property_readonly("reasoning", &TextStreamer::reasoning,
                                "The piece of the thought that became known with the last put or finish.")
         .def_property_readonly(
@@ -200,7 +214,7 @@ void bind_pipeline(py::module_& m) {
                  options.cache_memory = cache_memory;
                  options.expected_length = expected_length;
                  options.loras = to_loras(loras);
-                 auto pipeline = std::make_shared<Pipeline>(path, options);
+                 std::shared_ptr<Pipeline> pipeline(new Pipeline(path, options), &end_pipeline);
                  stop_at_exit(pipeline, [p = pipeline.get()] { p->close(); });
                  return pipeline;
              }),
@@ -224,7 +238,14 @@ void bind_pipeline(py::module_& m) {
                                    return result;
                                })
         // Quick, so the interpreter lock is kept: a thread that Python ends could not take it back here.
-        .def("start", &Pipeline::start, py::arg("prompt_ids"), py::arg("config"), py::keep_alive<0, 1>())
+        .def(
+            "start",
+            [](Pipeline& p, std::vector<int32_t> prompt, const GenerationConfig& config,
+               const py::object& constraint) {
+                return p.start(std::move(prompt), config, to_constraint(constraint));
+            },
+            py::arg("prompt_ids"), py::arg("config"), py::arg("constraint") = py::none(),
+            py::keep_alive<0, 1>())
         .def_property_readonly("stats", &Pipeline::stats)
         .def("clear_cache", [](Pipeline& p) { run_without_lock([&](const auto&) { p.clear_cache(); }); })
         .def("close", &Pipeline::close, release_gil())

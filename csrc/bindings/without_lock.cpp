@@ -78,6 +78,19 @@ WithoutLock::~WithoutLock() {
     running.fetch_sub(1);
 }
 
+void end_without_lock(std::function<void()> end, bool elsewhere) {
+    if (!elsewhere) {
+        const WithoutLock without_lock;
+        end();
+        return;
+    }
+    running.fetch_add(1);
+    std::thread([end = std::move(end)] {
+        end();
+        running.fetch_sub(1);
+    }).detach();
+}
+
 void stop_at_exit(const std::shared_ptr<void>& owner, std::function<void()> stop) {
     const std::lock_guard lock(at_exit_mutex);
     std::erase_if(at_exit, [](const AtExit& entry) { return entry.owner.expired(); });

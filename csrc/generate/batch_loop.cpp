@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
+#include <optional>
 #include <utility>
 
 #include "chatglm/error.h"
@@ -233,25 +233,29 @@ void BatchLoop::choose_token(const std::shared_ptr<Request>& request, std::span<
     Request& r = *request;
     int32_t token = 0;
     try {
-        if (!std::all_of(logits.begin(), logits.end(), [](float logit) { return std::isfinite(logit); })) {
+        if (!all_finite(logits)) {
             throw Error(
                 "The model computed something that is no number: its file is damaged, or the scale of an "
                 "adapter is too large.");
         }
         // Rows of the embedding beyond the vocabulary are padding: no token has such an id.
         const size_t n_tokens = std::min(logits.size(), static_cast<size_t>(tokenizer_.vocab_size()));
-        token = r.sampler.sample(logits.first(n_tokens), r.ids);
+        token = r.sampler.sample(logits.first(n_tokens), r.ids, static_cast<size_t>(r.n_prompt));
     } catch (...) {
         fail(request, std::current_exception());
         return;
     }
-    if (tokenizer_.is_eos(token)) {
+    if (r.sampler.is_end(token)) {
         retire(request, FinishReason::kStop);
         return;
     }
     r.ids.push_back(token);
-    const FinishReason finish = r.finish_by_length();
-    later(&r, [token, finish](Outbox& outbox) { outbox.put(token, finish); });
+    const FinishReason finish = r.sampler.complete() ? FinishReason::kStop : r.finish_by_length();
+    std::optional<TokenLogprobs> logprobs;
+    if (const TokenLogprobs* known = r.sampler.logprobs()) logprobs = *known;
+    later(&r, [token, finish, logprobs = std::move(logprobs)](Outbox& outbox) {
+        outbox.put(token, finish, logprobs);
+    });
     if (finish != FinishReason::kNone) {
         free_pages(r, true);
         remove(request);

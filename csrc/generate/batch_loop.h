@@ -52,6 +52,7 @@ class BatchLoop {
     void clear_prefixes() { prefixes_.clear(); }
     KvCache& cache() { return cache_; }
 
+    const std::vector<std::shared_ptr<Request>>& running() const { return running_; }
     int size() const { return static_cast<int>(running_.size()); }
     int64_t pages_in_use() const { return cache_.used_pages() - cache_.idle_pages(); }
     int64_t pages_cached() const { return prefixes_.pages(); }

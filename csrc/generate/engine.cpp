@@ -5,6 +5,7 @@
 #include <string>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 #include "chatglm/error.h"
 
@@ -13,6 +14,8 @@ namespace {
 
 // How often a thread that waits for a job looks whether it was interrupted.
 constexpr std::chrono::milliseconds kSlice(50);
+
+thread_local const Engine* engine_of_thread = nullptr;
 
 }  // namespace
 
@@ -29,6 +32,16 @@ Engine::~Engine() {
 
 void Engine::refuse_stopped() const {
     if (stop_.load()) throw Error("The pipeline was closed: nothing more is computed.");
+}
+
+bool Engine::in_own_thread() const {
+    return engine_of_thread == this;
+}
+
+void Engine::refuse_own_thread() const {
+    if (in_own_thread()) {
+        throw Error("The pipeline is computing in this very thread: a constraint cannot wait for it.");
+    }
 }
 
 void Engine::start_thread() {
@@ -54,13 +67,22 @@ void Engine::submit(std::shared_ptr<Request> request) {
                                  " bytes of whole pages, is too small. Raise it, or lower max_length or "
                                  "max_new_tokens.");
     }
+    // The end of a constraint may run code of Python's, for which the lock must be free.
+    std::vector<std::shared_ptr<Request>> ended;
     {
         const std::lock_guard lock(mutex_);
         refuse_stopped();
-        std::erase_if(waiting_, [](const auto& waiting) { return waiting->outbox.ended(); });
+        std::erase_if(waiting_, [&](const auto& waiting) {
+            if (!waiting->outbox.ended()) return false;
+            ended.push_back(waiting);
+            return true;
+        });
+        // Those that end in the next step need no place any more.
+        const auto n_running = static_cast<int>(std::count_if(
+            running_.begin(), running_.end(), [](const Outbox* outbox) { return !outbox->ended(); }));
         const int n_waiting = static_cast<int>(waiting_.size());
-        if (n_running_ + n_waiting >= max_sequences_ + max_queue_) {
-            throw Busy(std::to_string(n_running_) + " replies are being computed and " +
+        if (n_running + n_waiting >= max_sequences_ + max_queue_) {
+            throw Busy(std::to_string(n_running) + " replies are being computed and " +
                        std::to_string(n_waiting) +
                        " requests wait, which is as many as may wait. Ask again later, or raise max_queue.");
         }
@@ -71,6 +93,7 @@ void Engine::submit(std::shared_ptr<Request> request) {
 }
 
 void Engine::run(const Task& task, const std::function<bool()>& interrupted) {
+    refuse_own_thread();
     const auto job = std::make_shared<Job>();
     job->task = task;
     std::unique_lock lock(mutex_);
@@ -118,18 +141,20 @@ void Engine::admit() {
         loop_.add(std::move(waiting_.front()));
         waiting_.pop_front();
     }
-    n_running_ = loop_.size();
+    take_stock();
 }
 
-// What others are told of the loop. With the lock held.
+// What others are told of the loop, before publish() lets go of what has left it. With the lock held.
 void Engine::take_stock() {
-    n_running_ = loop_.size();
+    running_.clear();
+    for (const auto& request : loop_.running()) running_.push_back(&request->outbox);
     stats_.used_bytes = loop_.pages_in_use() * page_bytes_;
     stats_.cached_bytes = loop_.pages_cached() * page_bytes_;
     stats_.allocated_bytes = loop_.cache().allocated_bytes();
 }
 
 void Engine::work() {
+    engine_of_thread = this;
     std::unique_lock lock(mutex_);
     for (;;) {
         wake_.wait(
@@ -149,13 +174,14 @@ void Engine::work() {
         } catch (...) {  // there is no memory even for lists of numbers
             loop_.fail_all(std::current_exception());
         }
-        const auto preempted = loop_.take_preempted();
+        auto preempted = loop_.take_preempted();
         lock.lock();
         waiting_.insert(waiting_.begin(), preempted.begin(), preempted.end());
         take_stock();
         computing_.store(false);
         lock.unlock();
         loop_.publish();
+        preempted.clear();  // what ended meanwhile goes without the lock, see submit
         lock.lock();
     }
 }
@@ -171,11 +197,15 @@ void Engine::stop() {
 
     // The thread is gone: its things are ours.
     loop_.cancel_all();
+    std::deque<std::shared_ptr<Request>> waiting;  // go without the lock, see submit
+    {
+        const std::lock_guard lock(mutex_);
+        take_stock();
+    }
     loop_.publish();
     const std::lock_guard lock(mutex_);
-    take_stock();
-    for (const auto& request : waiting_) request->outbox.end(FinishReason::kCancelled);
-    waiting_.clear();
+    waiting.swap(waiting_);
+    for (const auto& request : waiting) request->outbox.end(FinishReason::kCancelled);
     for (const auto& job : jobs_) {
         job->error = std::make_exception_ptr(Interrupted());
         job->done = true;
@@ -187,7 +217,7 @@ void Engine::stop() {
 PipelineStats Engine::stats() const {
     const std::lock_guard lock(mutex_);
     PipelineStats stats = stats_;
-    stats.running = n_running_;
+    stats.running = static_cast<int>(running_.size());
     stats.waiting = static_cast<int>(waiting_.size());
     return stats;
 }

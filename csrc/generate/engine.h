@@ -9,6 +9,7 @@
 #include <memory>
 #include <mutex>
 #include <thread>
+#include <vector>
 
 #include "core/process.h"
 #include "generate/batch_loop.h"
@@ -47,6 +48,11 @@ class Engine {
     // Whether the model was in the middle of something, which in a forked process nobody ends.
     bool computing() const { return computing_.load(); }
 
+    // Whether the caller is called by the engine's thread, as a constraint is.
+    bool in_own_thread() const;
+    // Throws Error in the engine's thread, for what would wait for itself there.
+    void refuse_own_thread() const;
+
   private:
     struct Job {
         Task task;
@@ -71,7 +77,7 @@ class Engine {
     std::condition_variable wake_, job_done_;
     std::deque<std::shared_ptr<Request>> waiting_;
     std::deque<std::shared_ptr<Job>> jobs_;
-    int n_running_ = 0;
+    std::vector<const Outbox*> running_;  // of the replies in the loop
     PipelineStats stats_;
     std::thread thread_;
     std::atomic<bool> stop_{false}, computing_{false};

@@ -47,12 +47,13 @@ void Outbox::note_computed(int n_computed) {
     });
 }
 
-void Outbox::put(int32_t token, FinishReason finish) {
+void Outbox::put(int32_t token, FinishReason finish, const std::optional<TokenLogprobs>& logprobs) {
     change([&] {
         last_ = Clock::now();
         if (tokens_.empty()) first_ = last_;
         progress_.computed_tokens = seen_computed_ = progress_.prompt_tokens;
         tokens_.push_back(token);
+        if (logprobs) logprobs_.push_back(*logprobs);
         if (finish != FinishReason::kNone) finish_locked(finish);
     });
 }
@@ -74,15 +75,17 @@ void Outbox::finish_locked(FinishReason finish) {
     progress_.seconds = seconds_between(submitted_, Clock::now());
 }
 
-void Outbox::cancel() {
+void Outbox::close(FinishReason reason) {
     std::shared_ptr<const std::function<void()>> listener;
+    std::exception_ptr error;  // whose end may run code of Python's, for which the lock must be free
     {
         const std::lock_guard lock(mutex_);
-        if (done_locked()) return;
-        if (finish_ == FinishReason::kNone) finish_locked(FinishReason::kCancelled);
-        finish_ = FinishReason::kCancelled;  // also when its end was not fetched
-        cancelled_ = true;
-        error_ = nullptr;
+        // A stop text may be found when the last token is out.
+        if (closed_ || (reason == FinishReason::kCancelled && done_locked())) return;
+        if (finish_ == FinishReason::kNone) finish_locked(reason);
+        finish_ = reason;  // also when its end was not fetched
+        closed_ = true;
+        error = std::exchange(error_, nullptr);
         listener = listener_;
     }
     changed_.notify_all();
@@ -90,14 +93,14 @@ void Outbox::cancel() {
 }
 
 bool Outbox::done_locked() const {
-    return finish_ != FinishReason::kNone && (cancelled_ || n_taken_ == tokens_.size()) && !error_;
+    return finish_ != FinishReason::kNone && (closed_ || n_taken_ == tokens_.size()) && !error_;
 }
 
 bool Outbox::take(int32_t& token, const std::function<bool()>& interrupted) {
     std::unique_lock lock(mutex_);
     auto slice = kSlice * 0;  // it may have been interrupted before
     for (;;) {
-        if (cancelled_) return false;
+        if (closed_) return false;
         if (n_taken_ < tokens_.size()) {
             token = tokens_[n_taken_++];
             return true;
@@ -132,6 +135,12 @@ bool Outbox::done() const {
 FinishReason Outbox::finish_reason() const {
     const std::lock_guard lock(mutex_);
     return done_locked() ? finish_ : FinishReason::kNone;
+}
+
+std::optional<TokenLogprobs> Outbox::logprobs() const {
+    const std::lock_guard lock(mutex_);
+    if (n_taken_ == 0 || logprobs_.empty()) return std::nullopt;
+    return logprobs_[n_taken_ - 1];
 }
 
 bool Outbox::ended() const {

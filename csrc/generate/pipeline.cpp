@@ -129,9 +129,12 @@ struct Pipeline::Shared {
         return *engine_.load();
     }
 
+    bool in_engine_thread() const { return engine_.load()->in_own_thread(); }
+
     void close() {
-        closed_.store(true);
         Engine* engine = engine_.load();
+        engine->refuse_own_thread();
+        closed_.store(true);
         if (engine->in_this_process()) engine->stop();
     }
 
@@ -169,6 +172,7 @@ bool Generation::step(int32_t& token, const std::function<bool()>& interrupted) 
     if (state_->foreign()) {
         throw Error("This reply was begun before the process was forked; only the parent can go on with it.");
     }
+    if (!ready()) state_->engine->refuse_own_thread();
     return state_->request->outbox.take(token, interrupted);
 }
 
@@ -186,6 +190,12 @@ Progress Generation::progress() const {
 }
 void Generation::cancel() {
     if (!state_->foreign()) state_->request->outbox.cancel();
+}
+void Generation::stop() {
+    if (!state_->foreign()) state_->request->outbox.stop();
+}
+std::optional<TokenLogprobs> Generation::logprobs() const {
+    return state_->request->outbox.logprobs();
 }
 void Generation::on_change(std::function<void()> listener) {
     state_->request->outbox.on_change(std::move(listener));
@@ -241,8 +251,15 @@ void cut_prompt(std::vector<int32_t>& prompt, const std::vector<int32_t>& prefix
 
 }  // namespace
 
-std::unique_ptr<Generation> Pipeline::start(std::vector<int32_t> prompt, const GenerationConfig& config) {
+std::unique_ptr<Generation> Pipeline::start(std::vector<int32_t> prompt, const GenerationConfig& config,
+                                            std::shared_ptr<Constraint> constraint) {
     config.validate();
+    config.validate_ids(this->config().vocab_size);
+    if (constraint && !(config.stop.empty() && config.stop_token_ids.empty() && !config.ignore_eos)) {
+        throw InvalidArgument(
+            "stop, stop_token_ids and ignore_eos end a reply where its format may not end; leave them out of "
+            "a reply of a given format.");
+    }
     if (prompt.empty()) throw InvalidArgument("The prompt is empty: give at least one token.");
     for (const int32_t id : prompt) {
         if (id < 0 || id >= this->config().vocab_size) {
@@ -265,8 +282,9 @@ std::unique_ptr<Generation> Pipeline::start(std::vector<int32_t> prompt, const G
     check_cache_memory(shared_->model.kv_layout(shared_->kv), static_cast<int>(prompt.size()),
                        memory_state());
     Engine& engine = shared_->engine();
-    const auto request = std::make_shared<Request>(std::move(prompt), config, max_length, this->config(),
-                                                   shared_->current_loras());
+    const auto request =
+        std::make_shared<Request>(std::move(prompt), config, max_length, this->config(),
+                                  shared_->current_loras(), tokenizer().eos_ids(), std::move(constraint));
     if (config.max_new_tokens == 0) {
         request->outbox.end(FinishReason::kLength);
     } else {
@@ -279,25 +297,32 @@ std::unique_ptr<Generation> Pipeline::start(std::vector<int32_t> prompt, const G
 namespace {
 
 // Runs a generation to its end, handing pieces of its text to `on_text`, and of its thought to
-// `on_reasoning`; returns the reply's ids.
-std::vector<int32_t> run(Generation& generation, TextStreamer& streamer,
-                         const Pipeline::TextCallback& on_text,
-                         const Pipeline::TextCallback& on_reasoning = nullptr) {
-    std::vector<int32_t> ids;
-    int32_t token = 0;
+// `on_reasoning`; returns what came.
+ChatMessage run(Generation& generation, TextStreamer& streamer, const Pipeline::TextCallback& on_text,
+                const Pipeline::TextCallback& on_reasoning = nullptr) {
+    ChatMessage message{ChatMessage::kRoleAssistant, ""};
     const auto give = [](const std::string& text, const Pipeline::TextCallback& to) {
         return text.empty() || !to || to(text);
     };
-    const auto emit = [&](const std::string& text) {
-        return give(streamer.reasoning(), on_reasoning) && give(text, on_text);
+    const auto add = [&](const std::string& text) {
+        message.reasoning_content += streamer.reasoning();
+        message.content += text;
+        if (message.tool_call_error.empty()) message.tool_call_error = streamer.tool_call_error();
     };
-    while (!generation.done()) {
+    bool wanted = true;
+    int32_t token = 0;
+    while (wanted && !generation.done()) {
         if (!generation.step(token)) continue;
-        ids.push_back(token);
-        if (!emit(streamer.put(token))) return ids;
+        const std::string text = streamer.put(token);
+        add(text);
+        if (streamer.stopped()) generation.stop();
+        wanted = give(streamer.reasoning(), on_reasoning) && give(text, on_text);
     }
-    emit(streamer.finish());
-    return ids;
+    const std::string text = streamer.finish();
+    add(text);
+    if (wanted && give(streamer.reasoning(), on_reasoning)) give(text, on_text);
+    message.tool_calls = streamer.tool_calls();
+    return message;
 }
 
 }  // namespace
@@ -305,20 +330,15 @@ std::vector<int32_t> run(Generation& generation, TextStreamer& streamer,
 ChatMessage Pipeline::chat(const std::vector<ChatMessage>& messages, const GenerationConfig& config,
                            const TextCallback& on_text, const TextCallback& on_reasoning) {
     const auto generation = start(tokenizer().apply_chat_template(messages), config);
-    TextStreamer streamer(tokenizer());
-    return tokenizer().decode_message(run(*generation, streamer, on_text, on_reasoning));
+    TextStreamer streamer(tokenizer(), TextStreamer::kReply, config.stop);
+    return run(*generation, streamer, on_text, on_reasoning);
 }
 
 std::string Pipeline::generate(std::string_view prompt, const GenerationConfig& config,
                                const TextCallback& on_text) {
     const auto generation = start(tokenizer().encode(prompt), config);
-    TextStreamer streamer(tokenizer(), TextStreamer::kPlain);
-    std::string text;
-    run(*generation, streamer, [&](std::string_view piece) {
-        text += piece;
-        return !on_text || on_text(piece);
-    });
-    return text;
+    TextStreamer streamer(tokenizer(), TextStreamer::kPlain, config.stop);
+    return run(*generation, streamer, on_text).content;
 }
 
 void Pipeline::logits(const std::vector<int32_t>& ids, float* out, const std::function<bool()>& interrupted) {
@@ -362,6 +382,10 @@ void Pipeline::clear_cache() {
 
 void Pipeline::close() {
     shared_->close();
+}
+
+bool Pipeline::in_engine_thread() const {
+    return shared_->in_engine_thread();
 }
 
 }  // namespace chatglm

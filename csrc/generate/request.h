@@ -17,7 +17,8 @@ namespace chatglm {
 // Made by whoever asks, then only used by the engine's thread, but for the outbox.
 struct Request {
     Request(std::vector<int32_t> prompt, const GenerationConfig& config_in, int max_length_in,
-            const ModelConfig& model, std::shared_ptr<const LoraChoice> loras_in)
+            const ModelConfig& model, std::shared_ptr<const LoraChoice> loras_in,
+            std::vector<int32_t> eos_ids = {}, std::shared_ptr<Constraint> constraint = nullptr)
         : config(config_in),
           loras(std::move(loras_in)),
           n_prompt(static_cast<int>(prompt.size())),
@@ -25,7 +26,7 @@ struct Request {
           n_first(first_chunk(model, prompt)),
           outbox(n_prompt),
           ids(std::move(prompt)),
-          sampler(config_in) {
+          sampler(config_in, std::move(eos_ids), std::move(constraint)) {
         if (config.max_time > 0) {
             deadline = std::chrono::steady_clock::now() +
                        std::chrono::duration_cast<std::chrono::steady_clock::duration>(

@@ -2,126 +2,139 @@
 
 #include <algorithm>
 #include <cmath>
-#include <string>
+#include <limits>
+#include <utility>
 
 #include "chatglm/error.h"
 
 namespace chatglm {
+namespace {
 
-void GenerationConfig::validate() const {
-    const auto require = [](bool ok, const char* field, const auto& value, const char* range) {
-        if (!ok) {
-            throw InvalidArgument(std::string(field) + " is " + std::to_string(value) + "; it must be " +
-                                  range + ".");
-        }
-    };
-    require(max_length > 0, "max_length", max_length, "at least 1");
-    require(max_new_tokens >= -1, "max_new_tokens", max_new_tokens, "-1 (no limit of its own) or more");
-    require(max_context_length == -1 || max_context_length > 0, "max_context_length", max_context_length,
-            "-1 (never cut the prompt) or at least 1");
-    require(max_time == -1 || (max_time > 0 && max_time <= 1e8), "max_time", max_time,
-            "-1 (no limit) or a number of seconds up to 1e8");
-    require(top_k >= 0, "top_k", top_k, "0 (off) or more");
-    require(top_p >= 0.0f && top_p <= 1.0f, "top_p", top_p, "between 0 and 1 (1: off)");
-    require(temperature >= 0.0f && std::isfinite(temperature), "temperature", temperature,
-            "0 (greedy) or a positive number");
-    require(repetition_penalty > 0.0f && std::isfinite(repetition_penalty), "repetition_penalty",
-            repetition_penalty, "a positive number (1: off)");
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+uint64_t seed_of(const GenerationConfig& config) {
+    if (config.seed >= 0) return static_cast<uint64_t>(config.seed);
+    std::random_device device;
+    return static_cast<uint64_t>(device()) << 32 | device();
 }
 
-int32_t argmax(std::span<const float> logits) {
-    int32_t best = -1;
-    for (size_t i = 0; i < logits.size(); ++i) {
-        if (std::isnan(logits[i])) continue;
-        if (best < 0 || logits[i] > logits[static_cast<size_t>(best)]) best = static_cast<int32_t>(i);
-    }
-    return std::max(best, 0);
+bool contains(const std::vector<int32_t>& ids, int32_t id) {
+    return std::find(ids.begin(), ids.end(), id) != ids.end();
 }
 
-Sampler::Sampler(const GenerationConfig& config)
+}  // namespace
+
+Sampler::Sampler(const GenerationConfig& config, std::vector<int32_t> eos_ids,
+                 std::shared_ptr<Constraint> constraint)
     : config_(config),
-      random_(config.seed >= 0
-                  ? static_cast<uint64_t>(config.seed)
-                  : (static_cast<uint64_t>(std::random_device{}()) << 32 | std::random_device{}())) {}
-
-void Sampler::penalize(std::span<float> logits, std::span<const int32_t> history) const {
-    if (config_.repetition_penalty == 1.0f) return;
-    std::vector<int32_t> seen(history.begin(), history.end());
-    std::sort(seen.begin(), seen.end());
-    seen.erase(std::unique(seen.begin(), seen.end()), seen.end());
-    for (const int32_t id : seen) {
-        if (id < 0 || static_cast<size_t>(id) >= logits.size()) continue;
-        float& logit = logits[static_cast<size_t>(id)];
-        logit = logit > 0 ? logit / config_.repetition_penalty : logit * config_.repetition_penalty;
-    }
+      eos_ids_(std::move(eos_ids)),
+      end_ids_(eos_ids_),
+      constraint_(std::move(constraint)),
+      random_(seed_of(config)),
+      penalties_(config) {
+    end_ids_.insert(end_ids_.end(), config.stop_token_ids.begin(), config.stop_token_ids.end());
 }
 
-// The `count` largest logits, best first; equal ones by id, so that the order is the same everywhere.
-void Sampler::keep_best(std::span<const float> logits, size_t count) {
-    candidates_.clear();
-    for (size_t i = 0; i < logits.size(); ++i) {
-        if (!std::isnan(logits[i])) candidates_.push_back({logits[i], static_cast<int32_t>(i)});
-    }
-    const auto better = [](const Candidate& a, const Candidate& b) {
-        return a.logit != b.logit ? a.logit > b.logit : a.id < b.id;
-    };
-    count = std::min(count, candidates_.size());
-    const auto end = candidates_.begin() + static_cast<std::ptrdiff_t>(count);
-    if (count < candidates_.size()) std::nth_element(candidates_.begin(), end, candidates_.end(), better);
-    candidates_.erase(end, candidates_.end());
-    std::sort(candidates_.begin(), candidates_.end(), better);
+bool Sampler::is_end(int32_t token) const {
+    return contains(end_ids_, token);
 }
 
-// One of the candidates, by the weights beside them.
-int32_t Sampler::draw() {
-    double sum = 0;
-    for (const double weight : weights_) sum += weight;
+int32_t Sampler::sample(std::span<float> logits, std::span<const int32_t> history, size_t n_prompt) {
+    if (config_.logprobs >= 0) raw_logits_.assign(logits.begin(), logits.end());
+    edit(logits, history, n_prompt);
+    const int32_t token = draw(logits);
+    if (config_.logprobs >= 0) note_logprobs(token);
+    complete_ = constraint_ && !is_end(token) && constraint_->accept(token);
+    return token;
+}
+
+bool Sampler::is_greedy() const {
+    return !config_.do_sample || config_.temperature == 0.0f;
+}
+
+int32_t Sampler::draw(std::span<const float> logits) {
+    if (is_greedy() || !candidates_.start(logits, config_.temperature, config_.top_k)) return argmax(logits);
     // 53 random bits make a double in [0, 1).
-    double point = static_cast<double>(random_() >> 11) * 0x1p-53 * sum;
-    for (size_t i = 0; i < weights_.size(); ++i) {
-        point -= weights_[i];
-        if (point < 0) return candidates_[i].id;
-    }
-    return candidates_[weights_.size() - 1].id;
+    const auto random = [this] { return static_cast<double>(random_() >> 11) * 0x1p-53; };
+    if (config_.typical_p >= 1.0f) return candidates_.draw_top_p(config_.top_p, config_.min_p, random);
+    candidates_.keep_top_p(config_.top_p);
+    candidates_.keep_min_p(config_.min_p);
+    return candidates_.draw_typical(config_.typical_p, random);
 }
 
-int32_t Sampler::sample(std::span<float> logits, std::span<const int32_t> history) {
-    penalize(logits, history);
-    if (!config_.do_sample || config_.temperature == 0.0f) return argmax(logits);
+std::vector<double> Sampler::distribution(std::span<float> logits, std::span<const int32_t> history,
+                                          size_t n_prompt) {
+    edit(logits, history, n_prompt);
+    std::vector<double> probabilities(logits.size());
+    if (is_greedy() || !candidates_.start(logits, config_.temperature, config_.top_k)) {
+        probabilities[static_cast<size_t>(argmax(logits))] = 1;
+        return probabilities;
+    }
+    candidates_.keep_top_p(config_.top_p);
+    candidates_.keep_min_p(config_.min_p);
+    candidates_.keep_typical(config_.typical_p);
+    candidates_.for_each([&](int32_t id, double p) { probabilities[static_cast<size_t>(id)] = p; });
+    return probabilities;
+}
 
-    const float top = logits[static_cast<size_t>(argmax(logits))];
-    if (!std::isfinite(top)) return argmax(logits);
-    const auto weight = [&](float logit) {
-        return std::exp((static_cast<double>(logit) - top) / static_cast<double>(config_.temperature));
+void Sampler::edit(std::span<float> logits, std::span<const int32_t> history, size_t n_prompt) {
+    add_biases(logits, config_.logit_bias);
+    penalties_.apply(logits, history, n_prompt);
+    rule_out(logits, history.size() - std::min(n_prompt, history.size()));
+}
+
+void Sampler::rule_out(std::span<float> logits, size_t n_new) {
+    const std::vector<int32_t>* ends = nullptr;
+    if (config_.ignore_eos) ends = &eos_ids_;
+    if (n_new < static_cast<size_t>(config_.min_new_tokens)) ends = &end_ids_;
+    if (constraint_) {
+        mask_.assign((logits.size() + 31) / 32, 0);
+        constraint_->fill_mask(mask_);
+        apply_mask(logits, mask_);
+        // A text that is complete ends, however short it is.
+        if (ends) {
+            std::vector<uint32_t> rest = mask_;
+            for (const int32_t id : *ends) {
+                if (id >= 0 && static_cast<size_t>(id) < logits.size()) {
+                    rest[static_cast<size_t>(id) / 32] &= ~(1u << (id % 32));
+                }
+            }
+            if (std::all_of(rest.begin(), rest.end(), [](uint32_t word) { return word == 0; }))
+                ends = nullptr;
+        }
+    }
+    if (ends) {
+        for (const int32_t id : *ends) {
+            if (id >= 0 && static_cast<size_t>(id) < logits.size()) {
+                logits[static_cast<size_t>(id)] = -kInfinity;
+            }
+        }
+    }
+    const bool restricted = constraint_ || ends || !config_.logit_bias.empty();
+    if (restricted && !(logits[static_cast<size_t>(argmax(logits))] > -kInfinity)) {
+        throw Error(
+            "No token can come next: logit_bias, ignore_eos, min_new_tokens and the format of the reply "
+            "together rule out all of them.");
+    }
+}
+
+void Sampler::note_logprobs(int32_t chosen) {
+    std::vector<float> maxima, weights;
+    std::vector<double> sums;
+    block_maxima(raw_logits_, maxima);
+    const float top = *std::max_element(maxima.begin(), maxima.end());
+    exponentials(raw_logits_, top, 1.0f, weights, sums);
+    double all = 0;
+    for (const double sum : sums) all += sum;
+    const double log_all = std::log(all) + static_cast<double>(top);
+    const auto logprob = [&](float logit) {
+        return static_cast<float>(static_cast<double>(logit) - log_all);
     };
-
-    // Mass of everything that top-k leaves.
-    const size_t limit = config_.top_k > 0
-                             ? std::min<size_t>(static_cast<size_t>(config_.top_k), logits.size())
-                             : logits.size();
-    double mass = 0;
-    if (limit == logits.size()) {
-        for (const float logit : logits) {
-            if (!std::isnan(logit)) mass += weight(logit);
-        }
-    } else {
-        keep_best(logits, limit);
-        for (const Candidate& c : candidates_) mass += weight(c.logit);
-    }
-
-    // The fewest best tokens whose mass reaches top_p of it. Sorting a whole vocabulary costs far more than
-    // the few hundred tokens that matter, so look at the best 256 first and widen when they do not suffice.
-    for (size_t count = std::min<size_t>(256, limit);; count = std::min(count * 8, limit)) {
-        keep_best(logits, count);
-        weights_.clear();
-        double reached = 0;
-        for (const Candidate& c : candidates_) {
-            weights_.push_back(weight(c.logit));
-            reached += weights_.back();
-            if (config_.top_p < 1.0f && reached >= static_cast<double>(config_.top_p) * mass) return draw();
-        }
-        if (count >= limit || candidates_.size() < count) return draw();
-    }
+    std::vector<Candidates::Entry> best;
+    best_logits(raw_logits_, maxima, static_cast<size_t>(config_.logprobs), best);
+    logprobs_.logprob = logprob(raw_logits_[static_cast<size_t>(chosen)]);
+    logprobs_.top.clear();
+    for (const auto& entry : best) logprobs_.top.push_back({entry.index, logprob(entry.key)});
 }
 
 }  // namespace chatglm

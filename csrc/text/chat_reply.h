@@ -62,6 +62,8 @@ class ReplyReader {
     // Text of the answer that can be shown. Nothing comes after an id that ends the reply.
     std::string put(int32_t id);
     std::string finish();
+    // Makes this the end of the reply: what is held back is no part of it.
+    void end() { done_ = true; }
     // Text of the thought that became known with the last put or finish; it stands before theirs.
     const std::string& reasoning() const { return reasoning_; }
     // All calls so far; those from first_new_call() on became known with the last put or finish.

@@ -1,6 +1,9 @@
 #include "text/utf8_stream.h"
 
+#include <utility>
+
 #include "text/chat_reply.h"
+#include "text/stop_matcher.h"
 
 namespace chatglm {
 namespace {
@@ -36,19 +39,21 @@ std::string Utf8Stream::finish() {
     return text;
 }
 
-// In plain mode only the stream and the first space matter; a reply goes through the reader.
+// Otherwise than in a reply, which goes through the reader, only the stream and the first space matter.
 struct TextStreamer::State {
-    State(const Tokenizer& t, Mode m, const std::string& tools)
+    State(const Tokenizer& t, Mode m, std::vector<std::string> stop, const std::string& tools)
         : tokenizer(t),
           mode(m),
-          strips_space(t.strips_leading_space()),
+          strips_space(m == kPlain && t.strips_leading_space()),
           utf8(replace_unit(t)),
-          reader(t, KnownTools(tools)) {}
+          reader(t, KnownTools(tools)),
+          matcher(std::move(stop)) {}
 
-    std::string put_plain(int32_t id) {
+    std::string put(int32_t id) {
+        if (mode == kReply) return reader.put(id);
         std::string bytes = tokenizer.token_bytes(id);
         // SentencePiece joins the bytes of neighbouring byte tokens only.
-        if (bytes.empty() && tokenizer.strips_leading_space()) return utf8.finish();
+        if (mode == kPlain && bytes.empty() && tokenizer.strips_leading_space()) return utf8.finish();
         if (strips_space && !bytes.empty()) strip_first_space(id, bytes);
         return utf8.put(bytes);
     }
@@ -67,20 +72,31 @@ struct TextStreamer::State {
     bool strips_space;
     Utf8Stream utf8;
     ReplyReader reader;
+    StopMatcher matcher;
 };
 
-TextStreamer::TextStreamer(const Tokenizer& tokenizer, Mode mode, const std::string& tools)
-    : state_(std::make_unique<State>(tokenizer, mode, tools)) {}
+TextStreamer::TextStreamer(const Tokenizer& tokenizer, Mode mode, std::vector<std::string> stop,
+                           const std::string& tools)
+    : state_(std::make_unique<State>(tokenizer, mode, std::move(stop), tools)) {}
 TextStreamer::~TextStreamer() = default;
 TextStreamer::TextStreamer(TextStreamer&&) noexcept = default;
 TextStreamer& TextStreamer::operator=(TextStreamer&&) noexcept = default;
 
 std::string TextStreamer::put(int32_t id) {
-    return state_->mode == kPlain ? state_->put_plain(id) : state_->reader.put(id);
+    std::string text = state_->matcher.put(state_->put(id));
+    // A call that began behind the stop is no part of the reply.
+    if (stopped()) state_->reader.end();
+    return text;
 }
 
 std::string TextStreamer::finish() {
-    return state_->mode == kPlain ? state_->utf8.finish() : state_->reader.finish();
+    const std::string last = state_->mode == kReply ? state_->reader.finish() : state_->utf8.finish();
+    std::string text = state_->matcher.put(last);
+    return text + state_->matcher.finish();
+}
+
+bool TextStreamer::stopped() const {
+    return state_->matcher.stopped();
 }
 
 const std::string& TextStreamer::reasoning() const {

@@ -33,19 +33,25 @@ class TextStreamer {
     enum Mode {
         kReply,  // the joined pieces are Tokenizer::decode_message(ids).content, and .reasoning_content
         kPlain,  // the joined pieces are Tokenizer::decode(ids)
+        kExact,  // the joined pieces are the bytes of the tokens, as a Constraint sees them
     };
-    // The tokenizer must outlive the streamer. `tools` are those that the prompt told of, as for
-    // Tokenizer::decode_message.
-    explicit TextStreamer(const Tokenizer& tokenizer, Mode mode = kReply, const std::string& tools = {});
+    // The tokenizer must outlive the streamer. The text, of a reply its answer, ends before the first of the
+    // texts `stop`; they are not looked for in calls of tools. `tools` are those that the prompt told of, as
+    // for Tokenizer::decode_message.
+    explicit TextStreamer(const Tokenizer& tokenizer, Mode mode = kReply, std::vector<std::string> stop = {},
+                          const std::string& tools = {});
     ~TextStreamer();
     TextStreamer(TextStreamer&&) noexcept;
     TextStreamer& operator=(TextStreamer&&) noexcept;
 
-    // May be empty: characters, placeholders and calls of tools are held back until they are complete.
+    // May be empty: characters, placeholders, calls of tools and what may be a stop are held back until they
+    // are complete.
     // Throws InvalidArgument for an id outside the vocabulary.
     std::string put(int32_t id);
     // To be called once, after the last id.
     std::string finish();
+    // Whether a text of `stop` has come: no more text comes, and no more calls.
+    bool stopped() const;
     // The piece of the thought that became known with the last put or finish; it stands before the piece of
     // the answer that they returned.
     const std::string& reasoning() const;

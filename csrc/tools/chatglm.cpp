@@ -88,6 +88,35 @@ std::vector<Option> options_of(Settings& s) {
          "R",
          "above 1 makes tokens less likely that were there already (1)",
          number("--repeat_penalty", g.repetition_penalty)},
+        {{"--min_p"},
+         "P",
+         "draw among tokens of at least P times the likeliest one's probability (0: off)",
+         number("--min_p", g.min_p)},
+        {{"--typical"},
+         "P",
+         "draw among the most typical that have the probability P together (1: off)",
+         number("--typical", g.typical_p)},
+        {{"--presence_penalty"},
+         "X",
+         "taken from the logits of tokens that the reply has (0)",
+         number("--presence_penalty", g.presence_penalty)},
+        {{"--frequency_penalty"},
+         "X",
+         "the same for each time that it has them (0)",
+         number("--frequency_penalty", g.frequency_penalty)},
+        {{"--repeat_last_n"},
+         "N",
+         "tokens that the penalties look back on (-1: all)",
+         integer("--repeat_last_n", g.penalty_last_n)},
+        {{"--stop"},
+         "TEXT",
+         "end the answer before this text; may be repeated",
+         [&g](const std::string& value) { g.stop.push_back(value); }},
+        {{"--ignore_eos"}, "", "never choose the token that ends a reply", flag(g.ignore_eos)},
+        {{"--min_new_tokens"},
+         "N",
+         "do not end a reply before N tokens (0)",
+         integer("--min_new_tokens", g.min_new_tokens)},
         {{"--seed"}, "N", "same seed, same reply (a new one each time)", integer("--seed", g.seed)},
         {{"-t", "--threads"}, "N", "threads (one per fast core)", integer("--threads", s.pipeline.n_threads)},
         {{"--lora"},
@@ -216,26 +245,25 @@ class Session {
     // False when Ctrl-C stopped the reply.
     bool answer(const std::string& prompt) {
         if (s_.mode == "generate") {
-            std::vector<int32_t> ids;
-            return print(pipeline_->tokenizer().encode(prompt), TextStreamer::kPlain, ids) !=
+            ChatMessage text;
+            return print(pipeline_->tokenizer().encode(prompt), TextStreamer::kPlain, text) !=
                    FinishReason::kNone;
         }
         auto asked = messages_;
         asked.push_back({calls_tool() ? ChatMessage::kRoleObservation : ChatMessage::kRoleUser, prompt, {}});
-        std::vector<int32_t> ids;
+        ChatMessage reply{ChatMessage::kRoleAssistant, ""};
         const FinishReason finish =
-            print(pipeline_->tokenizer().apply_chat_template(asked), TextStreamer::kReply, ids);
+            print(pipeline_->tokenizer().apply_chat_template(asked), TextStreamer::kReply, reply);
         const bool complete = finish != FinishReason::kNone;
-        if (complete || !ids.empty()) {
-            messages_ = std::move(asked);
-            messages_.push_back(pipeline_->tokenizer().decode_message(ids));
-            const ChatMessage& reply = messages_.back();
-            if (finish == FinishReason::kLength && !reply.reasoning_content.empty() &&
-                reply.content.empty() && reply.tool_calls.empty()) {
+        const bool answered = !reply.content.empty() || !reply.tool_calls.empty();
+        if (complete || answered || !reply.reasoning_content.empty()) {
+            if (finish == FinishReason::kLength && !answered && !reply.reasoning_content.empty()) {
                 std::fprintf(stderr,
                              "The reply ended in its thought: for an answer raise --max_length or "
                              "--max_new_tokens.\n");
             }
+            messages_ = std::move(asked);
+            messages_.push_back(std::move(reply));
         }
         return complete;
     }
@@ -275,25 +303,29 @@ class Session {
   private:
     bool calls_tool() const { return !messages_.empty() && !messages_.back().tool_calls.empty(); }
 
-    // kNone when Ctrl-C stopped the reply.
-    FinishReason print(std::vector<int32_t> prompt, TextStreamer::Mode mode, std::vector<int32_t>& ids) {
+    // Adds what comes to `reply`. kNone when Ctrl-C stopped it.
+    FinishReason print(std::vector<int32_t> prompt, TextStreamer::Mode mode, ChatMessage& reply) {
         const console::InterruptGuard guard;
         const auto generation = pipeline_->start(std::move(prompt), s_.generation);
-        TextStreamer streamer(pipeline_->tokenizer(), mode);
+        TextStreamer streamer(pipeline_->tokenizer(), mode, s_.generation.stop);
         ReplyPrinter printer(s_.sync);
+        const auto add = [&](const std::string& answer) {
+            reply.reasoning_content += streamer.reasoning();
+            reply.content += answer;
+            if (reply.tool_call_error.empty()) reply.tool_call_error = streamer.tool_call_error();
+            printer.put(streamer.reasoning(), answer);
+            if (streamer.stopped()) generation->stop();
+        };
         int32_t token = 0;
         try {
             while (!generation->done() && !guard.interrupted()) {
-                if (!generation->step(token, [&] { return guard.interrupted(); })) continue;
-                ids.push_back(token);
-                const std::string answer = streamer.put(token);
-                printer.put(streamer.reasoning(), answer);
+                if (generation->step(token, [&] { return guard.interrupted(); })) add(streamer.put(token));
             }
         } catch (const Interrupted&) {
             // What was generated so far is kept.
         }
-        const std::string answer = streamer.finish();
-        printer.put(streamer.reasoning(), answer);
+        add(streamer.finish());
+        reply.tool_calls = streamer.tool_calls();
         printer.finish();
         if (s_.verbose) print_usage(generation->progress());
         return generation->finish_reason();

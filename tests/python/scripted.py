@@ -29,9 +29,16 @@ class ScriptedGeneration:
     def cancel(self) -> None:
         self._cancelled = self._cancelled or not self.done
 
+    def stop(self) -> None:
+        self._reply = self._reply[: self._n_given]
+
     @property
     def done(self) -> bool:
         return self._cancelled or self._n_given == len(self._reply)
+
+    @property
+    def logprobs(self) -> None:
+        return None
 
     @property
     def finish_reason(self) -> str | None:
@@ -59,7 +66,7 @@ class ScriptedEngine:
         self._replies = iter(replies)
         self.prompts: list[str] = []
 
-    def start(self, prompt: list[int], config: object) -> ScriptedGeneration:
+    def start(self, prompt: list[int], config: object, constraint: object = None) -> ScriptedGeneration:
         tokenizer = self._engine.tokenizer
         self.prompts.append(tokenizer.decode(prompt, False))
         return ScriptedGeneration(prompt, tokenizer.encode_special(next(self._replies)))

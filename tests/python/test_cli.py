@@ -134,6 +134,23 @@ def test_a_terminal_shows_the_thought_dimmed_above_the_answer(thinking_model: Pa
         assert "\x1b[2m" in thought and "\x1b" not in answer
 
 
+def test_a_stop_text_ends_the_printed_reply(model_path: Path, reply: str, capsys):
+    stop = reply[3:5]
+    assert main(["chat", "-m", str(model_path), "-p", "你好", "--stop", stop, *GREEDY]) == 0
+    assert capsys.readouterr().out == reply[: reply.index(stop)] + "\n"
+
+
+def test_a_reply_of_a_format_is_printed_as_it_is(model_path: Path, tmp_path: Path, capsys):
+    pytest.importorskip("llguidance", reason="llguidance is not installed")
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"type": "array", "items": {"enum": ["晴", "雨"]}, "minItems": 1, "maxItems": 2}')
+    chat = ["chat", "-m", str(model_path), "-p", "天气？", "--greedy"]
+    assert main([*chat, "--json_schema", str(schema)]) == 0
+    assert set(json.loads(capsys.readouterr().out)) <= {"晴", "雨"}
+    assert main([*chat, "--regex", "[0-9]{3}"]) == 0
+    assert re.fullmatch(r"[0-9]{3}\n", capsys.readouterr().out)
+
+
 def test_generate_continues_the_prompt(model_path: Path, shared_pipeline: Pipeline):
     result = run("chat", "-m", model_path, "--mode", "generate", "-p", "今天", *GREEDY)
     assert result.stdout.decode() == shared_pipeline.generate("今天", **OPTIONS) + "\n"
@@ -168,6 +185,10 @@ def test_verbose_says_what_was_computed(model_path: Path):
         (["chat", "-m", "MODEL", "-p", ""], ["empty"]),
         (["chat", "-m", "MODEL", "-p", "hi", "--top_p", "7"], ["top_p", "7"]),
         (["chat", "-m", "MODEL", "-p", "hi", "-l", "1"], ["max_length", "1"]),
+        (["chat", "-m", "MODEL", "-p", "hi", "--min_p", "7"], ["min_p", "7"]),
+        (["chat", "-m", "MODEL", "-p", "hi", "--logit_bias", "5"], ["--logit_bias", "ID:X"]),
+        (["chat", "-m", "MODEL", "-p", "hi", "--json_schema", "nothing.json"], ["nothing.json"]),
+        (["chat", "-m", "MODEL", "-p", "hi", "--json_schema", "MODEL"], ["UTF-8"]),
         (["chat", "-m", "MODEL", "--pp", "nothing.txt"], ["nothing.txt"]),
         (["chat", "-m", "MODEL", "-p", "hi", "-t", "-3"], ["-3"]),
         (["chat", "-m", "MODEL", "-i", "--mode", "generate"], ["generate"]),

@@ -200,6 +200,34 @@ def test_streamed_calls_come_whole_and_with_an_index(pipeline, name):
     assert sum(len(d.token_ids) for d in deltas) == stream.usage.new_tokens
 
 
+def test_stop_texts_cut_the_answer_and_never_a_call(pipeline, name):
+    mark = "" if name == "tagged" else "<|assistant|>"
+    said = f"{CALLS[name]}{mark}\n我查了北京。{mark}{CALLS[name]}"
+    with scripted(pipeline, said, said):
+        reply = pipeline.chat(ASKED, tools=TOOLS, stop=["京。", "days"])
+        stream = pipeline.chat(ASKED, tools=TOOLS, stop=["京。", "days"], stream=True)
+        deltas = list(stream)
+    assert (reply.content, reply.tool_calls, reply.tool_call_error) == ("我查了北", [CALL], "")
+    assert reply.finish_reason == stream.usage.finish_reason == "stop"
+    assert pipeline.merge_streaming_messages(deltas) == reply
+    assert sum(len(d.token_ids) for d in deltas) == stream.usage.new_tokens
+
+
+def test_tools_and_a_format_are_refused_together(pipelines, tmp_path, capsys):
+    pytest.importorskip("llguidance", reason="llguidance is not installed")
+    pipeline = pipelines["glm4"]
+    for options in ({"regex": "a"}, {"response_format": {"type": "json_object"}}):
+        with pytest.raises(InvalidArgument, match="calls no tools"):
+            pipeline.chat(ASKED, tools=TOOLS, **options)
+    free = {"response_format": {"type": "text"}, "max_new_tokens": 1}
+    assert pipeline.chat(ASKED, tools=TOOLS, **free).finish_reason is not None
+    assert pipeline.chat(ASKED, tools=[], regex="a").content == "a"
+    tools = tmp_path / "tools.json"
+    tools.write_text(json.dumps(TOOLS), encoding="utf-8")
+    assert main(["chat", "-m", pipeline.path, "-p", "?", "--tools", str(tools), "--regex", ""]) != 0
+    assert "--tools or the format" in capsys.readouterr().err
+
+
 def test_a_call_that_cannot_be_read_is_text_with_a_reason(pipeline, name):
     cut = CALLS[name][: CALLS[name].index("3")]
     with scripted(pipeline, cut, cut):

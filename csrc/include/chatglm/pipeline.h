@@ -4,10 +4,12 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "chatglm/constraint.h"
 #include "chatglm/generation.h"
 #include "chatglm/message.h"
 #include "chatglm/model.h"
@@ -67,6 +69,10 @@ class Generation {
     // Ends the reply: its computation stops within one token, or at the next layer when nothing else is
     // computed with it. Tokens that were not fetched are dropped. May be called from any thread.
     void cancel();
+    // The same for a reply that then counts as complete: a text of GenerationConfig::stop has come.
+    void stop();
+    // Of the last token that was fetched; empty when the settings do not ask for it.
+    std::optional<TokenLogprobs> logprobs() const;
     Progress progress() const;
     // Calls `listener` whenever ready() may have become true, from another thread: it must be short and must
     // not throw. It may be called once more after this object has gone.
@@ -110,8 +116,11 @@ class Pipeline {
 
     // Begins a reply to `prompt` and returns at once. Throws ContextLengthError when the prompt does not fit,
     // InvalidArgument for an empty prompt, ids outside the vocabulary or settings out of range, OutOfMemory
-    // when the prompt's cache cannot be had, Busy when too many replies wait.
-    std::unique_ptr<Generation> start(std::vector<int32_t> prompt, const GenerationConfig& config);
+    // when the prompt's cache cannot be had, Busy when too many replies wait. With `constraint` the reply's
+    // text is what it allows; it is called by the thread that computes. GenerationConfig::stop is for who
+    // turns tokens into text: see TextStreamer and Generation::stop.
+    std::unique_ptr<Generation> start(std::vector<int32_t> prompt, const GenerationConfig& config,
+                                      std::shared_ptr<Constraint> constraint = nullptr);
 
     // The assistant's reply to a conversation. `on_text` receives the answer, which is the reply's `content`;
     // `on_reasoning` what a reasoning model thinks before it, the reply's `reasoning_content`.
@@ -132,6 +141,9 @@ class Pipeline {
     void clear_cache();
     // Cancels all replies and ends the thread that computes; afterwards start() and logits() throw Error.
     void close();
+    // Whether this is the thread that computes, as it is in a constraint. It must not wait for a reply, close
+    // the pipeline or destroy it.
+    bool in_engine_thread() const;
 
   private:
     friend class Generation;

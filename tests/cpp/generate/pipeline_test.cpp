@@ -81,6 +81,65 @@ TEST_CASE("a step that is interrupted can be taken again") {
     CHECK(finish(*reply) == expected);
 }
 
+TEST_CASE("a chat ends before a stop text, for callbacks and in what is returned") {
+    TinyModel model;
+    model.chat_template = "{{ messages[0].content }}";
+    const TemporaryFile file(model.build());
+    Pipeline pipeline(file.path());
+    const std::vector<ChatMessage> messages{{"user", "abc"}};
+    GenerationConfig config = greedy(8);
+    const std::string whole = pipeline.chat(messages, config).content;
+    REQUIRE(whole.size() > 4);
+    config.stop = {whole.substr(2, 2)};
+    const std::string expected = whole.substr(0, whole.find(config.stop[0]));
+    std::string shown;
+    const auto show = [&](std::string_view piece) {
+        shown += piece;
+        return true;
+    };
+    CHECK(pipeline.chat(messages, config, show).content == expected);
+    CHECK(shown == expected);
+}
+
+namespace {
+
+// Three times token 7, then nothing.
+class Sevens : public Constraint {
+  public:
+    void fill_mask(std::span<uint32_t> mask) override { mask[0] = 1u << 7; }
+    bool accept(int32_t) override { return ++n_ == 3; }
+
+  private:
+    int n_ = 0;
+};
+
+}  // namespace
+
+TEST_CASE("a constraint and the log-probabilities go with each token of a reply") {
+    const TemporaryFile file(TinyModel{}.build());
+    Pipeline pipeline(file.path());
+    GenerationConfig config = greedy(8);
+    config.logprobs = 1;
+    const auto reply = pipeline.start({5, 6}, config, std::make_shared<Sevens>());
+    int n = 0;
+    int32_t token = 0;
+    while (!reply->done()) {
+        if (!reply->step(token)) continue;
+        ++n;
+        CHECK(token == 7);
+        REQUIRE(reply->logprobs().has_value());
+        CHECK(reply->logprobs()->logprob <= reply->logprobs()->top.at(0).logprob);
+    }
+    CHECK(n == 3);
+    CHECK(reply->finish_reason() == FinishReason::kStop);
+    config.stop = {"x"};
+    CHECK_THROWS_WITH_AS(pipeline.start({5}, config, std::make_shared<Sevens>()), doctest::Contains("stop"),
+                         InvalidArgument);
+    config.stop.clear();
+    config.stop_token_ids = {1 << 20};
+    CHECK_THROWS_WITH_AS(pipeline.start({5}, config), doctest::Contains("stop_token_ids"), InvalidArgument);
+}
+
 TEST_CASE("a prompt that does not fit is refused with both numbers, or cut when asked") {
     const TemporaryFile file(TinyModel{}.build());
     Pipeline pipeline(file.path());

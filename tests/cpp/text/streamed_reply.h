@@ -14,7 +14,7 @@ namespace chatglm::test {
 inline ChatMessage streamed_reply(const Tokenizer& tokenizer, const std::vector<int32_t>& ids,
                                   const std::string& tools = {}) {
     ChatMessage message = tokenizer.decode_message(ids, tools);
-    TextStreamer streamer(tokenizer, TextStreamer::kReply, tools);
+    TextStreamer streamer(tokenizer, TextStreamer::kReply, {}, tools);
     std::string content, reasoning, error;
     size_t n_calls = 0;
     const auto add = [&](const std::string& delta) {
