@@ -107,6 +107,15 @@ def test_one_request_too_many_is_refused(narrow):
     assert waiting.usage.finish_reason == "cancelled"
 
 
+def test_a_cancelled_reply_leaves_its_place_at_once(narrow):
+    for _ in range(20):
+        running, waiting = endless(narrow), endless(narrow)
+        running.cancel()
+        another = endless(narrow)
+        waiting.cancel()
+        another.cancel()
+
+
 def test_cancel_from_another_thread_ends_an_iteration(narrow):
     stream = endless(narrow)
     next(stream)
