@@ -284,10 +284,10 @@ class Pipeline:
         Returns:
             The reply, with the calls of tools that it asks for in `tool_calls`, and what a reasoning model
             thought before its answer in `reasoning_content`. A call that cannot be read stays in the text,
-            and `tool_call_error` says why. Its `finish_reason` is "stop" or, when the tokens ran out,
-            "length", and `logprobs` has a TokenLogprob for each of its tokens. Or, with stream=True, an
-            iterator of its pieces: its `usage` counts tokens and says the reason, and closing or dropping it
-            stops the work.
+            and `tool_call_error` says why. Its `finish_reason` is "stop", "length" when the tokens ran out
+            or "deadline" when the time did, and `logprobs` has a TokenLogprob for each of its tokens. Or,
+            with stream=True, an iterator of its pieces: its `usage` counts tokens and says the reason, and
+            closing or dropping it stops the work.
 
         Raises:
             Busy: too many requests wait already.
