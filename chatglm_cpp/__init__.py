@@ -16,6 +16,7 @@ from pkgutil import extend_path
 __path__ = extend_path(__path__, __name__)
 
 from ._C import (
+    Busy,
     ChatMessage,
     CodeMessage,
     ContextLengthError,
@@ -24,6 +25,7 @@ from ._C import (
     FunctionMessage,
     GenerationConfig,
     InvalidArgument,
+    PipelineStats,
     ToolCallMessage,
     __version__,
 )
@@ -35,6 +37,7 @@ from .tokenizer import Tokenizer
 from .tools import tool
 
 __all__ = [
+    "Busy",
     "ChatMessage",
     "CodeMessage",
     "Completion",
@@ -47,6 +50,7 @@ __all__ = [
     "InvalidArgument",
     "ModelConfig",
     "Pipeline",
+    "PipelineStats",
     "Stream",
     "TokenLogprob",
     "Tokenizer",

@@ -25,6 +25,7 @@ class GenerationOptions(TypedDict, total=False):
     temperature: float
     repetition_penalty: float
     seed: int
+    max_time: float
     num_threads: int
     min_p: float
     typical_p: float
@@ -52,6 +53,7 @@ def make_generation_config(
     temperature: float = 0.95,
     repetition_penalty: float = 1.0,
     seed: int = -1,
+    max_time: float = -1,
     min_p: float = 0.0,
     typical_p: float = 1.0,
     presence_penalty: float = 0.0,
@@ -75,6 +77,7 @@ def make_generation_config(
         temperature=as_float("temperature", temperature),
         repetition_penalty=as_float("repetition_penalty", repetition_penalty),
         seed=as_int("seed", seed, _SEED_MAX),
+        max_time=as_float("max_time", max_time),
         min_p=as_float("min_p", min_p),
         typical_p=as_float("typical_p", typical_p),
         presence_penalty=as_float("presence_penalty", presence_penalty),

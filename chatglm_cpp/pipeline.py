@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Iterable, Mapping
 from functools import cached_property
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
@@ -18,7 +19,7 @@ from .lora import LoraLike, to_loras
 from .messages import Conversation, DeltaMessage, check_text, merge_deltas, to_token_ids
 from .model_config import Model, ModelConfig, make_config
 from .model_file import engine_path, find_model, remove_damaged
-from .options import GenerationOptions, as_int, make_generation_config
+from .options import GenerationOptions, as_float, as_int, make_generation_config
 from .stream import Completion, Stream
 from .structured import Constraint, Formats
 from .tokenizer import Tokenizer
@@ -29,13 +30,14 @@ if TYPE_CHECKING:
 
 
 class Pipeline:
-    """A model, its tokenizer and the memory of the last conversation.
+    """A model, its tokenizer and the memory of earlier conversations.
 
         pipeline = chatglm_cpp.Pipeline("model.gguf")
 
-    One pipeline may be used from several threads; their tokens are computed in turn. The next turn of a
-    conversation continues from what the last call left in the cache, and a result never depends on that, on
-    the number of threads or on `prefill_chunk`.
+    One pipeline may be used from any number of threads and coroutines: replies that are wanted at the same
+    time are computed together. A prompt that begins like an earlier one, as the next turn of a conversation
+    does, starts where the two part. A result never depends on that, on who else asks, on the number of
+    threads or on how a prompt is cut.
 
     Args:
         path: a GGUF file; or the folder of a Hugging Face checkpoint, or its name on the Hugging Face Hub,
@@ -47,7 +49,13 @@ class Pipeline:
         kv_dtype: type of the cache of keys and values, "f16" or "f32".
         n_threads: threads to compute with, 0 for one per fast physical core. `num_threads` is the same.
         lora: a LoRA adapter (GGUF) to use, several of them, or {path: scale}; see set_lora.
-        prefill_chunk: tokens of a prompt computed at once; less means less memory and a faster Ctrl-C.
+        prefill_chunk: most tokens of prompts computed at once; less means less memory.
+        max_pause: seconds by which new prompts may hold up each token of the replies that are being written.
+        max_sequences: replies computed at the same time; more of them wait for their turn.
+        max_queue: requests that may wait; one more is refused with Busy.
+        cache_memory: bytes for keys and values, those of running replies and, for as long as there is room,
+            of earlier ones. 0 for 1 GiB or 8192 tokens, whichever is more; then a reply that runs alone may
+            use what it needs, else one that could outgrow the memory is refused.
         expected_length: tokens of prompt and reply together that `notes` considers the memory for.
         verbose: show downloads and conversions on stderr; by default when stderr is a terminal.
 
@@ -67,6 +75,10 @@ class Pipeline:
         n_threads: int = 0,
         lora: LoraLike = None,
         prefill_chunk: int = 512,
+        max_pause: float = 0.25,
+        max_sequences: int = 16,
+        max_queue: int = 256,
+        cache_memory: int = 0,
         expected_length: int = 2048,
         num_threads: int | None = None,
         verbose: bool | None = None,
@@ -76,6 +88,10 @@ class Pipeline:
         n_threads = as_int("n_threads", n_threads)
         kv_dtype = check_text(kv_dtype, "kv_dtype")
         prefill_chunk = as_int("prefill_chunk", prefill_chunk)
+        max_pause = as_float("max_pause", max_pause)
+        max_sequences = as_int("max_sequences", max_sequences)
+        max_queue = as_int("max_queue", max_queue)
+        cache_memory = as_int("cache_memory", cache_memory, 2**62)
         expected_length = as_int("expected_length", expected_length)
         loras = to_loras(lora)
 
@@ -85,6 +101,10 @@ class Pipeline:
                 n_threads=n_threads,
                 kv_dtype=kv_dtype,
                 prefill_chunk=prefill_chunk,
+                max_pause=max_pause,
+                max_sequences=max_sequences,
+                max_queue=max_queue,
+                cache_memory=cache_memory,
                 expected_length=expected_length,
                 loras=loras,
             )
@@ -177,7 +197,7 @@ class Pipeline:
         tools: Iterable[ToolLike] | None = None,
         when_full: WhenFull = "error",
         **options: Unpack[GenerationOptions],
-    ) -> Stream[DeltaMessage]: ...
+    ) -> Stream[DeltaMessage, ChatMessage]: ...
     def chat(
         self,
         messages: Conversation,
@@ -192,6 +212,7 @@ class Pipeline:
         repetition_penalty: float = 1.0,
         stream: bool = False,
         seed: int = -1,
+        max_time: float = -1,
         tools: Iterable[ToolLike] | None = None,
         when_full: WhenFull = "error",
         num_threads: int = 0,
@@ -209,7 +230,7 @@ class Pipeline:
         response_format: Mapping[str, Any] | None = None,
         regex: str | None = None,
         grammar: str | None = None,
-    ) -> ChatMessage | Stream[DeltaMessage]:
+    ) -> ChatMessage | Stream[DeltaMessage, ChatMessage]:
         """The assistant's reply to a conversation.
 
             reply = pipeline.chat([{"role": "user", "content": "你好"}])
@@ -231,6 +252,7 @@ class Pipeline:
             stream: give an iterator of DeltaMessage instead of the whole reply.
             seed: same seed, same reply, whatever else runs; -1 takes a new one each time. Alternative i of
                 several replies is the one with seed + i.
+            max_time: seconds after which the reply ends as it is, waiting included; -1 for no limit.
             tools: what the model may ask to be called, as dicts like {"type": "function", "function":
                 {"name": "get_weather", "description": "...", "parameters": {JSON schema}}} or just the inner
                 one; as typed Python functions, see chatglm_cpp.tool; or {"type": "python"} for the code
@@ -262,12 +284,13 @@ class Pipeline:
         Returns:
             The reply, with the calls of tools that it asks for in `tool_calls`, and what a reasoning model
             thought before its answer in `reasoning_content`. A call that cannot be read stays in the text,
-            and `tool_call_error` says why. Its `finish_reason` is "stop" or, when the tokens ran out,
-            "length", and `logprobs` has a TokenLogprob for each of its tokens. Or, with stream=True, an
-            iterator of its pieces: its `usage` counts tokens and says the reason, and closing or dropping it
-            stops the work.
+            and `tool_call_error` says why. Its `finish_reason` is "stop", "length" when the tokens ran out
+            or "deadline" when the time did, and `logprobs` has a TokenLogprob for each of its tokens. Or,
+            with stream=True, an iterator of its pieces: its `usage` counts tokens and says the reason, and
+            closing or dropping it stops the work.
 
         Raises:
+            Busy: too many requests wait already.
             ContextLengthError: the prompt leaves no room for a reply.
             InvalidArgument: an option is out of its range, the model's format has no place for a message or
                 for tools, or there are tools and a format for the reply.
@@ -276,8 +299,8 @@ class Pipeline:
         self._ignore_num_threads(num_threads)
         config = make_generation_config(
             max_length, max_new_tokens, max_context_length, do_sample, top_k, top_p, temperature,
-            repetition_penalty, seed, min_p, typical_p, presence_penalty, frequency_penalty, penalty_last_n,
-            logit_bias, stop, stop_token_ids, ignore_eos, min_new_tokens, logprobs,
+            repetition_penalty, seed, max_time, min_p, typical_p, presence_penalty, frequency_penalty,
+            penalty_last_n, logit_bias, stop, stop_token_ids, ignore_eos, min_new_tokens, logprobs,
         )  # fmt: skip
         known_tools = to_tools(tools)
         constraint = self._constraint(response_format, regex, grammar)
@@ -292,8 +315,8 @@ class Pipeline:
         ids = prompt.ids if constraint is None else prompt.ids + self._end_of_thought(prompt.ids)
         generation = self._engine.start(ids, config, constraint)
         text = _C.TextStreamer(tokenizer, stop=config.stop, tools=known_tools, exact=constraint is not None)
-        pieces = Stream(generation, text, _delta, prompt.dropped_messages)
-        return pieces if stream else _whole(pieces)
+        pieces = Stream(generation, text, _delta, _whole, prompt.dropped_messages)
+        return pieces if stream else pieces.result()
 
     @overload
     def generate(
@@ -306,7 +329,7 @@ class Pipeline:
     @overload
     def generate(
         self, prompt: str | Iterable[int], *, stream: Literal[True], **options: Unpack[GenerationOptions]
-    ) -> Stream[str]: ...
+    ) -> Stream[str, Completion]: ...
     def generate(
         self,
         prompt: str | Iterable[int],
@@ -321,6 +344,7 @@ class Pipeline:
         repetition_penalty: float = 1.0,
         stream: bool = False,
         seed: int = -1,
+        max_time: float = -1,
         num_threads: int = 0,
         min_p: float = 0.0,
         typical_p: float = 1.0,
@@ -336,7 +360,7 @@ class Pipeline:
         response_format: Mapping[str, Any] | None = None,
         regex: str | None = None,
         grammar: str | None = None,
-    ) -> Completion | Stream[str]:
+    ) -> Completion | Stream[str, Completion]:
         """A continuation of `prompt`, for base and code models.
 
             pipeline.generate("def quicksort(", do_sample=False, max_new_tokens=64)
@@ -348,8 +372,8 @@ class Pipeline:
         self._ignore_num_threads(num_threads)
         config = make_generation_config(
             max_length, max_new_tokens, max_context_length, do_sample, top_k, top_p, temperature,
-            repetition_penalty, seed, min_p, typical_p, presence_penalty, frequency_penalty, penalty_last_n,
-            logit_bias, stop, stop_token_ids, ignore_eos, min_new_tokens, logprobs,
+            repetition_penalty, seed, max_time, min_p, typical_p, presence_penalty, frequency_penalty,
+            penalty_last_n, logit_bias, stop, stop_token_ids, ignore_eos, min_new_tokens, logprobs,
         )  # fmt: skip
         if isinstance(prompt, str):
             ids = self.tokenizer.encode(prompt)
@@ -360,8 +384,87 @@ class Pipeline:
         text = _C.TextStreamer(
             self._engine.tokenizer, plain=True, stop=config.stop, exact=constraint is not None
         )
-        pieces = Stream(generation, text, _text)
-        return pieces if stream else Completion.of(pieces)
+        pieces = Stream(generation, text, _text, Completion.of)
+        return pieces if stream else pieces.result()
+
+    @overload
+    def submit(
+        self,
+        messages: Conversation,
+        *,
+        tools: Iterable[ToolLike] | None = None,
+        when_full: WhenFull = "error",
+        **options: Unpack[GenerationOptions],
+    ) -> Stream[DeltaMessage, ChatMessage]: ...
+    @overload
+    def submit(
+        self, *, prompt: str | Iterable[int], **options: Unpack[GenerationOptions]
+    ) -> Stream[str, Completion]: ...
+    def submit(
+        self,
+        messages: Conversation | None = None,
+        *,
+        prompt: str | Iterable[int] | None = None,
+        **options: Any,
+    ) -> Stream[DeltaMessage, ChatMessage] | Stream[str, Completion]:
+        """Begins a reply and returns at once with a handle of it.
+
+            replies = [pipeline.submit(conversation) for conversation in conversations]  # computed together
+            for reply in replies:
+                print(reply.result().content, reply.usage.tokens_per_second)
+
+        With `messages` it is a reply as of `chat`, with `prompt` a continuation as of `generate`; options and
+        errors are theirs. The handle is the iterator that they give with stream=True.
+        """
+        if (messages is None) == (prompt is None):
+            raise TypeError("Give submit either messages or prompt.")
+        if messages is not None:
+            return self.chat(messages, stream=True, **options)
+        assert prompt is not None
+        return self.generate(prompt, stream=True, **options)
+
+    def achat(
+        self,
+        messages: Conversation,
+        *,
+        tools: Iterable[ToolLike] | None = None,
+        when_full: WhenFull = "error",
+        **options: Unpack[GenerationOptions],
+    ) -> Stream[DeltaMessage, ChatMessage]:
+        """`chat` for coroutines; options and errors are the same. Cancelling the task stops the reply.
+
+        reply = await pipeline.achat(messages)
+        async for delta in pipeline.achat(messages):
+            print(delta.content, end="", flush=True)
+        """
+        return self.submit(messages, tools=tools, when_full=when_full, **options)
+
+    def agenerate(
+        self, prompt: str | Iterable[int], **options: Unpack[GenerationOptions]
+    ) -> Stream[str, Completion]:
+        """`generate` for coroutines, as `achat` is `chat`."""
+        return self.submit(prompt=prompt, **options)
+
+    @property
+    def stats(self) -> _C.PipelineStats:
+        """How many replies run and wait, and the memory of keys and values."""
+        return self._engine.stats
+
+    def clear_cache(self) -> None:
+        """Forgets what earlier replies left for later ones that begin alike."""
+        self._engine.clear_cache()
+
+    def close(self) -> None:
+        """Cancels all replies and ends the thread that computes them. Nothing can be computed afterwards."""
+        self._engine.close()
+
+    def __enter__(self) -> Pipeline:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
     def logits(self, input_ids: Iterable[int]) -> npt.NDArray[np.float32]:
         """What the model expects after each of `input_ids`: float32 (len(input_ids), vocab_size).
@@ -423,9 +526,9 @@ def _text(piece: DeltaMessage) -> str:
     return piece.content
 
 
-def _whole(pieces: Stream[DeltaMessage]) -> ChatMessage:
+def _whole(pieces: list[DeltaMessage], stream: Stream[DeltaMessage, ChatMessage]) -> ChatMessage:
     reply = merge_deltas(pieces)
-    usage = pieces.usage
+    usage = stream.usage
     reply.finish_reason = usage.finish_reason
     reply.dropped_messages = usage.dropped_messages
     return reply

@@ -5,15 +5,16 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
-from time import perf_counter
 from types import TracebackType
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from . import _C
 from ._C import ChatMessage
 from .messages import DeltaMessage, TokenLogprob, ToolCallDelta
+from .wakeups import Subscription, subscribe
 
 T = TypeVar("T")
+Whole = TypeVar("Whole")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,38 +23,48 @@ class Usage:
 
     prompt_tokens: int
     cached_tokens: int  # of these, found in the cache of an earlier call
+    computed_tokens: int  # of these, in the cache by now: the progress of a long prompt
     new_tokens: int
-    finish_reason: str | None  # "stop", "length", "cancelled", or None while running
-    prompt_seconds: float  # until the first token, or until now
-    seconds: float  # in all, without the time the caller spent between pieces
+    finish_reason: str | None  # "stop", "length", "cancelled", "deadline", or None while running
+    queue_seconds: float  # from the request until its computation began, or until now
+    prompt_seconds: float  # from the request until the first token, or until now
+    seconds: float  # from the request until the end, or until now
+    tokens_per_second: float  # of the tokens after the first one; 0 before the second one
     dropped_messages: int = 0  # messages of a chat that the prompt had no room for, see Pipeline.chat
 
 
 class Completion(str):
-    """A text, with why it ended ("stop" or "length") and, with the option `logprobs`, how likely its tokens
-    were."""
+    """A text, with why it ended ("stop", "length" or "deadline") and, with the option `logprobs`, how likely
+    its tokens were."""
 
     finish_reason: str | None
     logprobs: list[TokenLogprob] | None
 
     @classmethod
-    def of(cls, pieces: Stream[str]) -> Completion:
+    def of(cls, pieces: list[str], stream: Stream[str, Completion]) -> Completion:
         text = cls("".join(pieces))
-        text.finish_reason = pieces.usage.finish_reason
-        text.logprobs = pieces.logprobs
+        text.finish_reason = stream.usage.finish_reason
+        text.logprobs = stream.logprobs
         return text
 
 
-class Stream(Generic[T], Iterator[T]):
-    """Iterator over the pieces of one reply. Closing or dropping it stops the work.
+class Stream(Generic[T, Whole], Iterator[T]):
+    """A reply that is being generated: an iterator over its pieces, for `for` and for `async for`.
 
-    Each token is computed when the next piece is asked for, so nothing runs behind the caller's back and
-    Ctrl-C arrives between two tokens. Usable as a context manager, which closes it at the end of the block.
+    The engine computes it whether somebody waits for a piece or not. Cancelling, closing or dropping it stops
+    the work, Ctrl-C while a piece is waited for does so too. Usable as a context manager, which closes it at
+    the end of the block.
 
         with pipeline.chat(messages, stream=True) as stream:
             for delta in stream:
                 print(delta.content, end="", flush=True)
             print(stream.usage.new_tokens)
+
+    In a coroutine:
+
+        async for delta in pipeline.submit(messages):
+            print(delta.content, end="", flush=True)
+        reply = await pipeline.submit(messages)
     """
 
     def __init__(
@@ -61,20 +72,24 @@ class Stream(Generic[T], Iterator[T]):
         generation: _C.Generation,
         text: _C.TextStreamer,
         make_piece: Callable[[DeltaMessage], T],
+        make_whole: Callable[[list[T], Stream[T, Whole]], Whole],
         dropped_messages: int = 0,
     ) -> None:
         self._generation: _C.Generation | None = generation
         self._dropped_messages = dropped_messages
-        self._clock = [0.0, 0.0]  # until the first token, in all
         self._usage = self._measure(generation)
         self._logprobs: list[TokenLogprob] = []
-        self._pieces = _pieces(generation, text, make_piece, self._clock, self._logprobs)
+        self._pieces = _pieces(generation, text, make_piece, self._logprobs)
+        self._make_whole = make_whole
+        self._given: list[T] = []
+        self._ahead: list[T] = []  # found while the prompt was waited for
+        self._subscription: Subscription | None = None
 
     @property
     def usage(self) -> Usage:
         """Token counts and times; complete once the iterator is exhausted, final once it is closed."""
-        if self._generation is not None:
-            self._usage = self._measure(self._generation)
+        if (generation := self._generation) is not None:
+            self._usage = self._measure(generation)
         return self._usage
 
     @property
@@ -82,43 +97,137 @@ class Stream(Generic[T], Iterator[T]):
         """Of the tokens of all pieces so far; None when the option `logprobs` was not given."""
         return self._logprobs or None
 
+    @property
+    def done(self) -> bool:
+        """Whether all pieces have been given."""
+        return self._generation is None and not self._ahead
+
+    def result(self) -> Whole:
+        """Waits for the end and returns the whole reply: a ChatMessage or, of `generate`, a Completion."""
+        for _ in self:
+            pass
+        return self._make_whole(self._given, self)
+
+    def prefill(self) -> Iterator[Usage]:
+        """Waits for the first piece of the reply, and says after each part of the prompt how far it is.
+
+        for usage in stream.prefill():
+            print(f"{usage.computed_tokens} of {usage.prompt_tokens} tokens read")
+        """
+        while not self._given and not self._ahead and self._generation is not None:
+            piece = self._advance()
+            if isinstance(piece, _Nothing):
+                if self.usage.new_tokens == 0 and self._generation is not None:
+                    yield self.usage
+            else:
+                self._ahead.append(piece)
+
+    def cancel(self) -> None:
+        """Stops the reply within one token. May be called from any thread; a second call does nothing."""
+        if (generation := self._generation) is not None:
+            generation.cancel()
+
     def close(self) -> None:
         """Stops the reply and gives its memory back; a second call does nothing."""
-        self._release("cancelled")
+        self._ahead.clear()
+        self.cancel()
+        self._release()
 
-    def _release(self, reason: str | None) -> None:
-        if self._generation is None:
-            return
-        usage = self._measure(self._generation, reason)
-        self._pieces.close()  # refuses, before anything changes, while another thread computes a piece
-        self._usage = usage
-        self._generation = None
+    def _release(self) -> None:
+        # Else another thread is at it, which finds it cancelled.
+        if inspect.getgeneratorstate(self._pieces) != inspect.GEN_RUNNING:
+            self._usage = self.usage
+            self._generation = None
+            self._pieces.close()
+            self._subscription = None
 
-    def _measure(self, generation: _C.Generation, reason: str | None = None) -> Usage:
+    def _advance(self) -> T | _Nothing:
+        """What the next token gives; nothing at the end, too."""
+        try:
+            piece = next(self._pieces)
+        except StopIteration:
+            self._release()
+            return _NOTHING
+        except BaseException:
+            if inspect.getgeneratorstate(self._pieces) != inspect.GEN_RUNNING:
+                self.close()
+            raise
+        return piece
+
+    def _measure(self, generation: _C.Generation) -> Usage:
+        progress = generation.progress
         return Usage(
-            prompt_tokens=generation.prompt_tokens,
-            cached_tokens=generation.cached_tokens,
-            new_tokens=generation.new_tokens,
-            finish_reason=generation.finish_reason or reason,
-            prompt_seconds=self._clock[0],
-            seconds=self._clock[1],
+            prompt_tokens=progress.prompt_tokens,
+            cached_tokens=progress.cached_tokens,
+            computed_tokens=progress.computed_tokens,
+            new_tokens=progress.new_tokens,
+            finish_reason=generation.finish_reason,
+            queue_seconds=progress.queue_seconds,
+            prompt_seconds=progress.first_token_seconds,
+            seconds=progress.seconds,
+            tokens_per_second=progress.tokens_per_second,
             dropped_messages=self._dropped_messages,
         )
 
-    def __iter__(self) -> Stream[T]:
+    def _give(self, piece: T) -> T:
+        self._given.append(piece)
+        return piece
+
+    def __iter__(self) -> Stream[T, Whole]:
         return self
 
     def __next__(self) -> T:
+        if self._ahead:
+            return self._give(self._ahead.pop())
+        while self._generation is not None:
+            piece = self._advance()
+            if not isinstance(piece, _Nothing):
+                return self._give(piece)
+        raise StopIteration
+
+    def __aiter__(self) -> Stream[T, Whole]:
+        return self
+
+    async def __anext__(self) -> T:
+        if self._ahead:
+            return self._give(self._ahead.pop())
+        while self._generation is not None:
+            await self._news()
+            piece = self._advance()
+            if not isinstance(piece, _Nothing):
+                return self._give(piece)
+        raise StopAsyncIteration
+
+    async def _news(self) -> None:
+        """Waits until the next step of the reply would not wait."""
+        generation = self._generation
+        if generation is None or generation.ready:
+            return
+        if self._subscription is None:
+            self._subscription = subscribe(generation)
+        event = self._subscription.event
         try:
-            return next(self._pieces)
-        except BaseException as error:
-            if (
-                inspect.getgeneratorstate(self._pieces) != inspect.GEN_RUNNING
-            ):  # else another thread is at it, and its reply goes on
-                self._release(None if isinstance(error, StopIteration) else "cancelled")
+            while not generation.ready:
+                event.clear()
+                if not generation.ready:
+                    await event.wait()
+        except BaseException:  # the task was cancelled
+            self.close()
             raise
 
-    def __enter__(self) -> Stream[T]:
+    def __await__(self) -> Generator[Any, None, Whole]:
+        return self._wait_for_all().__await__()
+
+    async def _wait_for_all(self) -> Whole:
+        async for _ in self:
+            pass
+        return self._make_whole(self._given, self)
+
+    async def aclose(self) -> None:
+        """The same as close."""
+        self.close()
+
+    def __enter__(self) -> Stream[T, Whole]:
         return self
 
     def __exit__(
@@ -126,14 +235,28 @@ class Stream(Generic[T], Iterator[T]):
     ) -> None:
         self.close()
 
+    async def __aenter__(self) -> Stream[T, Whole]:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _Nothing:
+    """No piece, for there are not enough tokens for a character, or a part of the prompt was computed."""
+
+
+_NOTHING = _Nothing()
+
 
 def _pieces(
     generation: _C.Generation,
     text: _C.TextStreamer,
     make_piece: Callable[[DeltaMessage], T],
-    clock: list[float],
     all_logprobs: list[TokenLogprob],
-) -> Generator[T, None, None]:
+) -> Generator[T | _Nothing, None, None]:
     pending: list[int] = []
     logprobs: list[TokenLogprob] = []
 
@@ -153,13 +276,9 @@ def _pieces(
         return make_piece(piece)
 
     while not generation.done:
-        start = perf_counter()
         token = generation.step()
-        elapsed = perf_counter() - start
-        clock[1] += elapsed
-        if generation.new_tokens <= 1:
-            clock[0] += elapsed
         if token is None:
+            yield _NOTHING
             continue
         pending.append(token)
         if (known := generation.logprobs) is not None:
@@ -169,6 +288,8 @@ def _pieces(
             generation.stop()
         if content or text.reasoning or text.new_tool_calls:
             yield take(content)
+        else:
+            yield _NOTHING
     content = text.finish()
     if text.stopped:
         generation.stop()

@@ -321,7 +321,7 @@ class Session:
             note_printer()(f"The conversation is too long: {what} left out of what the model reads.")
         self._dropped = n
 
-    def _print(self, stream: Stream[Any], pieces: list[Any]) -> bool:
+    def _print(self, stream: Stream[Any, Any], pieces: list[Any]) -> bool:
         complete = True
         printer = ReplyPrinter(self._sync)
         with stream:

@@ -17,6 +17,7 @@ PyObject* error_class = nullptr;
 PyObject* format_error_class = nullptr;
 PyObject* argument_error_class = nullptr;
 PyObject* context_error_class = nullptr;
+PyObject* busy_class = nullptr;
 
 PyObject* make_class(py::module_& m, const char* name, const char* doc, const py::tuple& bases) {
     const std::string qualified = std::string("chatglm_cpp.") + name;
@@ -50,6 +51,8 @@ void bind_errors(py::module_& m) {
                                       py::make_tuple(error, builtin(PyExc_ValueError)));
     context_error_class = make_class(m, "ContextLengthError", "The prompt does not fit in the context.",
                                      py::make_tuple(py::handle(argument_error_class)));
+    busy_class = make_class(m, "Busy", "As many replies as may run and wait at once do so already.",
+                            py::make_tuple(error));
     py::register_exception_translator([](std::exception_ptr p) {
         try {
             if (p) std::rethrow_exception(p);
@@ -61,6 +64,8 @@ void bind_errors(py::module_& m) {
             set_error(format_error_class, e.what());
         } catch (const FileError& e) {
             set_error(e.not_found() ? PyExc_FileNotFoundError : PyExc_OSError, e.what());
+        } catch (const Busy& e) {
+            set_error(busy_class, e.what());
         } catch (const OutOfMemory& e) {
             set_error(PyExc_MemoryError, e.what());
         } catch (const Error& e) {

@@ -5,10 +5,6 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <atomic>
-#include <chrono>
-#include <thread>
-
 #include "bindings/bindings.h"
 #include "chatglm/error.h"
 #include "format/gguf.h"
@@ -29,93 +25,23 @@ struct FileTokenizer {
     std::unique_ptr<Tokenizer> tokenizer;
 };
 
-// Computations that run without the interpreter lock. Python ends a thread that asks for the lock while it
-// shuts down, in the middle of C++ code; so before it shuts down they are stopped and waited for.
-std::atomic<bool> shutting_down{false};
-std::atomic<int> running{0};
-
-void stop_computations() {
-    shutting_down = true;
-    while (running.load() > 0) {
-        py::gil_scoped_release release;
-        std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    }
-}
-
-bool on_main_thread() {
-    const py::object main_thread = py::module_::import("threading").attr("main_thread")();
-    return main_thread.attr("ident").cast<unsigned long>() == PyThread_get_thread_ident();
-}
-
-// Asks Python for pending signals (Ctrl-C), ten times a second at most and on the main thread only, where
-// Python handles them: taking the interpreter lock from a busy thread costs milliseconds. True leaves the
-// Python error set.
-class SignalCheck {
-  public:
-    explicit SignalCheck(bool main_thread) : main_thread_(main_thread) {}
-
-    bool operator()() {
-        if (!main_thread_) return shutting_down.load();
-        const auto now = std::chrono::steady_clock::now();
-        if (now - last_ < std::chrono::milliseconds(100)) return false;
-        last_ = now;
-        py::gil_scoped_acquire acquire;
-        return PyErr_CheckSignals() != 0;
-    }
-
-  private:
-    bool main_thread_;
-    std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
-};
-
-// Runs compute(interrupted) without the interpreter lock; Ctrl-C ends it as a Python exception.
-template <class Compute>
-void compute_without_lock(const Compute& compute) {
-    if (shutting_down.load()) throw Error("Python is shutting down: nothing more is computed.");
-    struct Count {
-        Count() { running.fetch_add(1); }
-        ~Count() { running.fetch_sub(1); }
-    } const count;
-    try {
-        SignalCheck check(on_main_thread());
-        py::gil_scoped_release release;
-        compute(check);
-    } catch (const Interrupted&) {
-        if (PyErr_Occurred()) throw py::error_already_set();
-        throw Error("Python is shutting down: nothing more is computed.");
-    }
-}
-
 std::vector<Lora> to_loras(const std::vector<std::pair<std::string, float>>& pairs) {
     std::vector<Lora> loras;
     for (const auto& [path, scale] : pairs) loras.push_back({path, scale});
     return loras;
 }
 
-const char* finish_reason(const Generation& generation) {
-    switch (generation.finish_reason()) {
-        case FinishReason::kStop:
-            return "stop";
-        case FinishReason::kLength:
-            return "length";
-        case FinishReason::kCancelled:
-            return "cancelled";
-        case FinishReason::kNone:
-            break;
-    }
-    return nullptr;
+// The engine's thread, which this waits for, may be waiting for the interpreter lock to call a constraint; or
+// it is that thread, where Python's garbage collector found a pipeline that nobody uses while a constraint
+// ran.
+void end_pipeline(Pipeline* pipeline) {
+    end_without_lock([pipeline] { delete pipeline; }, pipeline->in_engine_thread());
 }
 
 }  // namespace
 
-void run_without_lock(const std::function<void(const std::function<bool()>& interrupted)>& compute) {
-    compute_without_lock([&](const SignalCheck& check) { compute(check); });
-}
-
 void bind_pipeline(py::module_& m) {
-    using release_gil = py::call_guard<py::gil_scoped_release>;
-    py::module_::import("atexit").attr("register")(py::cpp_function(&stop_computations));
-
+    using release_gil = py::call_guard<WithoutLock>;
     py::class_<ModelConfig>(m, "ModelConfig", "Sizes and choices of a model, as its file says them.")
         .def_readonly("architecture", &ModelConfig::architecture)
         .def_readonly("name", &ModelConfig::name)
@@ -257,49 +183,46 @@ void bind_pipeline(py::module_& m) {
             "tool_call_error", &TextStreamer::tool_call_error,
             "Why a text of the last put or finish looks like a call and is none, or \"\".");
 
-    py::class_<Generation>(m, "Generation", "A reply being generated.")
-        .def(
-            "step",
-            [](Generation& g) -> py::object {
-                int32_t token = 0;
-                bool given = false;
-                compute_without_lock([&](const SignalCheck& check) { given = g.step(token, check); });
-                return given ? py::object(py::int_(token)) : py::object(py::none());
-            },
-            "The next token, or None: a chunk of the prompt was computed, or the reply has ended (see "
-            "`done`).")
-        .def("stop", &Generation::stop, "Ends the reply, which then counts as complete.")
-        .def_property_readonly(
-            "logprobs",
-            [](const Generation& g) -> py::object {
-                const TokenLogprobs* logprobs = g.logprobs();
-                if (!logprobs) return py::none();
-                std::vector<std::pair<int32_t, float>> top;
-                for (const TokenLogprob& t : logprobs->top) top.emplace_back(t.id, t.logprob);
-                return py::make_tuple(logprobs->logprob, top);
-            },
-            "Of the last token: its log-probability, and the likeliest tokens as (id, log-probability).")
-        .def_property_readonly("done", &Generation::done)
-        .def_property_readonly("finish_reason", &finish_reason)
-        .def_property_readonly("prompt_tokens", &Generation::prompt_tokens)
-        .def_property_readonly("cached_tokens", &Generation::cached_tokens)
-        .def_property_readonly("computed_tokens", &Generation::computed_tokens)
-        .def_property_readonly("new_tokens", &Generation::new_tokens);
+    py::class_<PipelineStats>(m, "PipelineStats", "Replies and memory of a pipeline.")
+        .def_readonly("running", &PipelineStats::running, "Replies that are being computed.")
+        .def_readonly("waiting", &PipelineStats::waiting, "Requests that wait for their turn.")
+        .def_readonly("used_bytes", &PipelineStats::used_bytes,
+                      "Bytes of keys and values that running replies need.")
+        .def_readonly("cached_bytes", &PipelineStats::cached_bytes,
+                      "Bytes that are kept for later replies; some may be in use, too.")
+        .def_readonly("allocated_bytes", &PipelineStats::allocated_bytes, "Bytes of keys and values in all.")
+        .def("__repr__", [](const PipelineStats& s) {
+            return py::str(
+                       "PipelineStats(running={}, waiting={}, used_bytes={}, cached_bytes={}, "
+                       "allocated_bytes={})")
+                .format(s.running, s.waiting, s.used_bytes, s.cached_bytes, s.allocated_bytes);
+        });
 
-    py::class_<Pipeline>(m, "Pipeline", "A model file, ready to answer.")
+    const PipelineOptions defaults;
+    py::class_<Pipeline, std::shared_ptr<Pipeline>>(m, "Pipeline", "A model file, ready to answer.")
         .def(py::init([](const std::string& path, int n_threads, const std::string& kv_dtype,
-                         int prefill_chunk, int expected_length,
+                         int prefill_chunk, double max_pause, int max_sequences, int max_queue,
+                         int64_t cache_memory, int expected_length,
                          const std::vector<std::pair<std::string, float>>& loras) {
                  PipelineOptions options;
                  options.n_threads = n_threads;
                  options.kv_dtype = kv_dtype;
                  options.prefill_chunk = prefill_chunk;
+                 options.max_pause = max_pause;
+                 options.max_sequences = max_sequences;
+                 options.max_queue = max_queue;
+                 options.cache_memory = cache_memory;
                  options.expected_length = expected_length;
                  options.loras = to_loras(loras);
-                 return std::make_unique<Pipeline>(path, options);
+                 std::shared_ptr<Pipeline> pipeline(new Pipeline(path, options), &end_pipeline);
+                 stop_at_exit(pipeline, [p = pipeline.get()] { p->close(); });
+                 return pipeline;
              }),
-             py::arg("path"), py::kw_only(), py::arg("n_threads") = 0, py::arg("kv_dtype") = "f16",
-             py::arg("prefill_chunk") = 512, py::arg("expected_length") = 2048,
+             py::arg("path"), py::kw_only(), py::arg("n_threads") = defaults.n_threads,
+             py::arg("kv_dtype") = defaults.kv_dtype, py::arg("prefill_chunk") = defaults.prefill_chunk,
+             py::arg("max_pause") = defaults.max_pause, py::arg("max_sequences") = defaults.max_sequences,
+             py::arg("max_queue") = defaults.max_queue, py::arg("cache_memory") = defaults.cache_memory,
+             py::arg("expected_length") = defaults.expected_length,
              py::arg("loras") = std::vector<std::pair<std::string, float>>(), release_gil())
         .def(
             "set_loras",
@@ -314,22 +237,25 @@ void bind_pipeline(py::module_& m) {
                                        result.emplace_back(lora.path, lora.scale);
                                    return result;
                                })
+        // Quick, so the interpreter lock is kept: a thread that Python ends could not take it back here.
         .def(
             "start",
             [](Pipeline& p, std::vector<int32_t> prompt, const GenerationConfig& config,
                const py::object& constraint) {
-                auto checked = to_constraint(constraint);
-                const py::gil_scoped_release release;
-                return p.start(std::move(prompt), config, std::move(checked));
+                return p.start(std::move(prompt), config, to_constraint(constraint));
             },
-            py::arg("prompt_ids"), py::arg("config"), py::arg("constraint") = py::none())
+            py::arg("prompt_ids"), py::arg("config"), py::arg("constraint") = py::none(),
+            py::keep_alive<0, 1>())
+        .def_property_readonly("stats", &Pipeline::stats)
+        .def("clear_cache", [](Pipeline& p) { run_without_lock([&](const auto&) { p.clear_cache(); }); })
+        .def("close", &Pipeline::close, release_gil())
         .def(
             "logits",
             [](Pipeline& p, const std::vector<int32_t>& ids) {
                 py::array_t<float> out(
                     {static_cast<py::ssize_t>(ids.size()), static_cast<py::ssize_t>(p.config().vocab_size)});
                 float* data = out.mutable_data();
-                compute_without_lock([&](const SignalCheck& check) { p.logits(ids, data, check); });
+                run_without_lock([&](const auto& interrupted) { p.logits(ids, data, interrupted); });
                 return out;
             },
             py::arg("ids"))

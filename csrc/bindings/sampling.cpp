@@ -85,8 +85,8 @@ void bind_sampling(py::module_& m) {
     config
         .def(py::init([](int max_length, int max_new_tokens, int max_context_length, bool do_sample,
                          int top_k, float top_p, float temperature, float repetition_penalty, int64_t seed,
-                         float min_p, float typical_p, float presence_penalty, float frequency_penalty,
-                         int penalty_last_n, std::map<int32_t, float> logit_bias,
+                         double max_time, float min_p, float typical_p, float presence_penalty,
+                         float frequency_penalty, int penalty_last_n, std::map<int32_t, float> logit_bias,
                          std::vector<std::string> stop, std::vector<int32_t> stop_token_ids, bool ignore_eos,
                          int min_new_tokens, int logprobs) {
                  GenerationConfig c{.max_length = max_length,
@@ -98,6 +98,7 @@ void bind_sampling(py::module_& m) {
                                     .temperature = temperature,
                                     .repetition_penalty = repetition_penalty,
                                     .seed = seed,
+                                    .max_time = max_time,
                                     .min_p = min_p,
                                     .typical_p = typical_p,
                                     .presence_penalty = presence_penalty,
@@ -116,7 +117,7 @@ void bind_sampling(py::module_& m) {
              py::arg("max_context_length") = d.max_context_length, py::arg("do_sample") = d.do_sample,
              py::arg("top_k") = d.top_k, py::arg("top_p") = d.top_p, py::arg("temperature") = d.temperature,
              py::arg("repetition_penalty") = d.repetition_penalty, py::arg("seed") = d.seed,
-             py::arg("min_p") = d.min_p, py::arg("typical_p") = d.typical_p,
+             py::arg("max_time") = d.max_time, py::arg("min_p") = d.min_p, py::arg("typical_p") = d.typical_p,
              py::arg("presence_penalty") = d.presence_penalty,
              py::arg("frequency_penalty") = d.frequency_penalty, py::arg("penalty_last_n") = d.penalty_last_n,
              py::arg("logit_bias") = d.logit_bias, py::arg("stop") = d.stop,
@@ -134,6 +135,7 @@ void bind_sampling(py::module_& m) {
     FIELD(temperature);
     FIELD(repetition_penalty);
     FIELD(seed);
+    FIELD(max_time);
     FIELD(min_p);
     FIELD(typical_p);
     FIELD(presence_penalty);

@@ -9,11 +9,9 @@
 #include <thread>
 #include <vector>
 
+#include "core/process.h"
 #include "core/processors.h"
 
-#ifndef _WIN32
-#include <unistd.h>
-#endif
 #if defined(__x86_64__) || defined(_M_X64)
 #include <immintrin.h>
 #endif
@@ -51,14 +49,6 @@ constexpr uint64_t next_chunk(uint64_t ticket) {
 }
 constexpr uint64_t chunk_count(uint64_t ticket) {
     return (ticket >> 20) & kFieldMask;
-}
-
-int64_t process_id() {
-#ifdef _WIN32
-    return 0;  // Windows does not fork
-#else
-    return getpid();
-#endif
 }
 
 }  // namespace

@@ -34,6 +34,8 @@ void GenerationConfig::validate() const {
     require(max_new_tokens >= -1, "max_new_tokens", max_new_tokens, "-1 (no limit of its own) or more");
     require(max_context_length == -1 || max_context_length > 0, "max_context_length", max_context_length,
             "-1 (never cut the prompt) or at least 1");
+    require(max_time == -1 || (max_time > 0 && max_time <= 1e8), "max_time", max_time,
+            "-1 (no limit) or a number of seconds up to 1e8");
     require(top_k >= 0, "top_k", top_k, "0 (off) or more");
     require(top_p >= 0.0f && top_p <= 1.0f, "top_p", top_p, "between 0 and 1 (1: off)");
     require(temperature >= 0.0f && std::isfinite(temperature), "temperature", temperature,

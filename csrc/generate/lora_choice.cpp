@@ -23,6 +23,12 @@ FileStamp stamp_of(const std::string& path) {
 
 }  // namespace
 
+bool LoraChoice::same_as(const LoraChoice& other) const {
+    return named == other.named &&
+           std::equal(opened.begin(), opened.end(), other.opened.begin(), other.opened.end(),
+                      [](const Opened& a, const Opened& b) { return a.adapter == b.adapter; });
+}
+
 std::shared_ptr<const LoraChoice> choose_loras(const std::vector<Lora>& wanted, const ModelConfig& model,
                                                Backend& backend,
                                                const std::shared_ptr<const LoraChoice>& known) {

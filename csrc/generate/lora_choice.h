@@ -28,6 +28,9 @@ struct LoraChoice {
         FileStamp stamp;
     };
     std::vector<Opened> opened;
+
+    // Whether replies come out the same.
+    bool same_as(const LoraChoice& other) const;
 };
 
 // Opens the adapters that `known` does not have yet, or whose files have changed since. Throws as

@@ -2,16 +2,14 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <mutex>
 #include <optional>
-#include <span>
-#include <thread>
 
 #include "chatglm/error.h"
 #include "core/thread_pool.h"
 #include "format/gguf.h"
-#include "generate/lora_choice.h"
-#include "generate/sampler.h"
+#include "generate/engine.h"
 #include "model/glm_model.h"
 #include "model/load_config.h"
 #include "model/memory_need.h"
@@ -23,18 +21,27 @@ namespace {
 
 // Tokens of a prompt that may be computed at once; their activations need memory.
 constexpr int kMaxChunk = 1 << 16;
+constexpr int kMaxRequests = 1 << 16;
 
 const PipelineOptions& checked(const PipelineOptions& options) {
-    if (options.n_threads < 0 || options.n_threads > ThreadPool::kMaxThreads) {
-        throw InvalidArgument("n_threads is " + std::to_string(options.n_threads) +
-                              "; it must be between 0 (choose) "
-                              "and " +
-                              std::to_string(ThreadPool::kMaxThreads) + ".");
-    }
-    if (options.prefill_chunk < 1 || options.prefill_chunk > kMaxChunk) {
-        throw InvalidArgument("prefill_chunk is " + std::to_string(options.prefill_chunk) +
-                              "; it must be between 1 and " + std::to_string(kMaxChunk) + ".");
-    }
+    const auto require = [](bool ok, const char* name, const auto& value, const std::string& range) {
+        if (!ok) {
+            throw InvalidArgument(std::string(name) + " is " + std::to_string(value) + "; it must be " +
+                                  range + ".");
+        }
+    };
+    const auto between = [&](const char* name, int value, int least, int most, const char* of_least = "") {
+        require(value >= least && value <= most, name, value,
+                "between " + std::to_string(least) + of_least + " and " + std::to_string(most));
+    };
+    between("n_threads", options.n_threads, 0, ThreadPool::kMaxThreads, " (choose)");
+    between("prefill_chunk", options.prefill_chunk, 1, kMaxChunk);
+    between("max_sequences", options.max_sequences, 1, kMaxRequests);
+    between("max_queue", options.max_queue, 0, kMaxRequests);
+    require(options.max_pause > 0 && std::isfinite(options.max_pause), "max_pause", options.max_pause,
+            "a positive number of seconds");
+    require(options.cache_memory >= 0, "cache_memory", options.cache_memory,
+            "a number of bytes, or 0 (choose)");
     return options;
 }
 
@@ -54,7 +61,7 @@ std::string note_of_memory(const GgufFile& file, DType kv, const PipelineOptions
 
 }  // namespace
 
-// What the generations of one pipeline share. Everything below `mutex` is used with it held.
+// What the generations of one pipeline share.
 struct Pipeline::Shared {
     Shared(const std::string& path, const PipelineOptions& options_in)
         : options(checked(options_in)),
@@ -65,7 +72,7 @@ struct Pipeline::Shared {
           memory(note_of_memory(file, kv, options)),
           model(file, *backend),
           loras(choose_loras(options.loras, model.config(), *backend)),
-          cache(*backend, model.kv_layout(kv)) {
+          engine_(make_engine()) {
         if (memory.empty()) read_ahead();
         const int vocab = model.config().vocab_size;
         for (const auto* ids : {&tokenizer->prefix_ids(), &tokenizer->suffix_ids(), &tokenizer->eos_ids()}) {
@@ -77,6 +84,9 @@ struct Pipeline::Shared {
             }
         }
     }
+    ~Shared() {
+        if (!engine_.load()->in_this_process()) static_cast<void>(owner_.release());
+    }
 
     // For a file that is not in memory yet; where it does not fit, reading ahead would push out what is
     // needed first.
@@ -85,27 +95,6 @@ struct Pipeline::Shared {
             if (tensor.supported) file.will_need(tensor.data);
         }
     }
-
-    // Takes `mutex` for a computation. A Python signal handler runs inside a computation of its own thread;
-    // what it asks for there could never begin.
-    class Turn {
-      public:
-        explicit Turn(Shared& shared) : shared_(shared) {
-            if (shared.owner.load() == std::this_thread::get_id()) {
-                throw Error("This pipeline is computing in the same thread: a signal handler cannot use it.");
-            }
-            lock_ = std::unique_lock(shared.mutex);
-            shared.owner.store(std::this_thread::get_id());
-            shared.collect_ended();
-        }
-        ~Turn() { shared_.owner.store({}); }
-        Turn(const Turn&) = delete;
-        Turn& operator=(const Turn&) = delete;
-
-      private:
-        Shared& shared_;
-        std::unique_lock<std::mutex> lock_;
-    };
 
     PipelineOptions options;
     DType kv;
@@ -122,182 +111,94 @@ struct Pipeline::Shared {
         return loras;
     }
 
-    std::mutex mutex;
-    std::atomic<std::thread::id> owner;  // who holds it
-    KvCache cache;
-
-    // The cached tokens of the last finished generation: the next turn of a conversation begins with them.
-    struct Idle {
-        KvCache::SequenceId sequence;
-        std::vector<int32_t> ids;
-        std::shared_ptr<const LoraChoice> loras;  // that it was computed with
-    };
-    std::optional<Idle> idle;
-
-    // Generations that ended while another one was computing. Ending one never waits for `mutex`: whoever
-    // ends it may hold a lock (Python's) that the computing thread needs.
-    std::mutex ended_mutex;
-    std::vector<Idle> ended;
-
-    void end(Idle generation) {
-        {
-            std::lock_guard lock(ended_mutex);
-            ended.push_back(std::move(generation));
+    // In a forked process the engine of the parent is left behind and another one takes its place.
+    Engine& engine() {
+        Engine* engine = engine_.load();
+        if (engine->in_this_process()) return *engine;
+        const std::lock_guard lock(fork_mutex_);  // never locked in the parent
+        engine = engine_.load();
+        if (engine->in_this_process()) return *engine;
+        if (closed_.load()) throw Error("The pipeline was closed: nothing more is computed.");
+        if (engine->computing()) {
+            throw Error(
+                "This process was forked while the pipeline was computing, so the pipeline cannot be used in "
+                "it. Open the model again.");
         }
-        // Locking again in the thread that holds it is not allowed, even to try.
-        if (owner.load() == std::this_thread::get_id()) return;
-        if (const std::unique_lock lock(mutex, std::try_to_lock); lock) collect_ended();
+        static_cast<void>(owner_.release());
+        engine_.store(make_engine());
+        return *engine_.load();
     }
 
-    // Releases what ended; the last one stays as `idle`. With `mutex` held.
-    void collect_ended() {
-        std::vector<Idle> all;
-        {
-            std::lock_guard lock(ended_mutex);
-            all.swap(ended);
-        }
-        for (Idle& generation : all) {
-            if (idle) cache.release(idle->sequence);
-            generation.ids.resize(static_cast<size_t>(n_tokens(generation.sequence)));
-            idle = std::move(generation);
-        }
+    bool in_engine_thread() const { return engine_.load()->in_own_thread(); }
+
+    void close() {
+        Engine* engine = engine_.load();
+        engine->refuse_own_thread();
+        closed_.store(true);
+        if (engine->in_this_process()) engine->stop();
     }
 
-    // A sequence that holds the longest known beginning of `prompt`, shorter than the prompt itself.
-    KvCache::SequenceId take_sequence(const std::vector<int32_t>& prompt,
-                                      const std::shared_ptr<const LoraChoice>& with) {
-        // ChatGLM-6B numbers and masks a prompt by its length: nothing of another prompt's can be used.
-        if (idle && idle->loras == with && model.config().positions == PositionKind::causal) {
-            const size_t limit = std::min(idle->ids.size(), prompt.size() - 1);
-            const auto end = prompt.begin() + static_cast<std::ptrdiff_t>(limit);
-            const auto common = std::mismatch(prompt.begin(), end, idle->ids.begin()).first - prompt.begin();
-            if (common > 0) {
-                const auto sequence = idle->sequence;
-                idle.reset();
-                cache.truncate(sequence, n_prefix() + static_cast<int>(common));
-                return sequence;
-            }
-        }
-        return model.create_sequence(cache);
+  private:
+    Engine* make_engine() {
+        owner_ = std::make_unique<Engine>(model, *backend, *tokenizer, options, kv);
+        return owner_.get();
     }
 
-    int n_prefix() const { return model.config().prefix_length; }
-
-    // Tokens of a sequence in the cache.
-    int n_tokens(KvCache::SequenceId sequence) const { return cache.length(sequence) - n_prefix(); }
+    std::mutex fork_mutex_;
+    std::unique_ptr<Engine> owner_;
+    std::atomic<bool> closed_{false};
+    std::atomic<Engine*> engine_;
 };
 
 struct Generation::State {
     std::shared_ptr<Pipeline::Shared> shared;
-    std::shared_ptr<const LoraChoice> loras;
-    GenerationConfig config;
-    Sampler sampler;
-    std::vector<int32_t> ids;  // the prompt, then the reply
-    int n_prompt;
-    int max_length;
-    int n_cached;    // found in the cache
-    int n_computed;  // in the cache by now
-    KvCache::SequenceId sequence;
-    std::vector<float> logits;  // (vocab_size,)
-    FinishReason finish = FinishReason::kNone;
+    Engine* engine;  // of the process that began the reply
+    std::shared_ptr<Request> request;
 
-    State(std::shared_ptr<Pipeline::Shared> shared_in, const GenerationConfig& config_in,
-          std::vector<int32_t> prompt, int max_length_in, std::shared_ptr<Constraint> constraint)
-        : shared(std::move(shared_in)),
-          loras(shared->current_loras()),
-          config(config_in),
-          sampler(config_in, shared->tokenizer->eos_ids(), std::move(constraint)),
-          ids(std::move(prompt)),
-          n_prompt(static_cast<int>(ids.size())),
-          max_length(max_length_in),
-          logits(static_cast<size_t>(shared->model.config().vocab_size)) {
-        const Pipeline::Shared::Turn turn(*shared);
-        sequence = shared->take_sequence(ids, loras);
-        n_cached = n_computed = shared->n_tokens(sequence);
-    }
-
-    ~State() { shared->end({sequence, std::move(ids), std::move(loras)}); }
-
-    // Puts the next chunk of ids into the cache; the last one leaves its logits.
-    void compute(const std::function<bool()>& interrupted) {
-        const ModelConfig& model = shared->model.config();
-        const int end =
-            std::min(static_cast<int>(ids.size()),
-                     std::max(n_computed + shared->options.prefill_chunk, first_chunk(model, ids)));
-        Batch batch;
-        batch.add(model, ids, n_computed, end, sequence);
-        batch.wants_logits.back() = end == static_cast<int>(ids.size());
-        const Pipeline::Shared::Turn turn(*shared);
-        shared->model.forward(batch, shared->cache, logits.data(), loras->active, interrupted);
-        n_computed = end;
-    }
-
-    void check_length() {
-        const int new_tokens = static_cast<int>(ids.size()) - n_prompt;
-        if (static_cast<int>(ids.size()) >= max_length ||
-            (config.max_new_tokens >= 0 && new_tokens >= config.max_new_tokens)) {
-            finish = FinishReason::kLength;
-        }
-    }
+    bool foreign() const { return !engine->in_this_process(); }
 };
 
 Generation::Generation(std::unique_ptr<State> state) : state_(std::move(state)) {}
-Generation::~Generation() = default;
+
+Generation::~Generation() {
+    if (state_->foreign()) {
+        static_cast<void>(state_.release());  // its locks may be held for ever
+    } else {
+        state_->request->outbox.cancel();
+    }
+}
 
 bool Generation::step(int32_t& token, const std::function<bool()>& interrupted) {
-    State& s = *state_;
-    if (done()) return false;
-    s.compute(interrupted);
-    if (s.n_computed < static_cast<int>(s.ids.size())) return false;
-    // Rows of the embedding beyond the vocabulary are padding: no token has such an id.
-    const size_t n_tokens = std::min(s.logits.size(), static_cast<size_t>(s.shared->tokenizer->vocab_size()));
-    if (!all_finite(s.logits)) {
-        s.finish = FinishReason::kCancelled;  // there is nothing to go on from
-        throw Error(
-            "The model computed something that is no number: its file is damaged, or the scale of an "
-            "adapter is too large.");
+    if (state_->foreign()) {
+        throw Error("This reply was begun before the process was forked; only the parent can go on with it.");
     }
-    try {
-        token = s.sampler.sample(std::span(s.logits).first(n_tokens), s.ids, static_cast<size_t>(s.n_prompt));
-    } catch (...) {
-        s.finish = FinishReason::kCancelled;
-        throw;
-    }
-    if (s.sampler.is_end(token)) {
-        s.finish = FinishReason::kStop;
-        return false;
-    }
-    s.ids.push_back(token);
-    s.check_length();
-    if (s.sampler.complete()) s.finish = FinishReason::kStop;
-    return true;
+    if (!ready()) state_->engine->refuse_own_thread();
+    return state_->request->outbox.take(token, interrupted);
 }
 
-void Generation::stop() {
-    state_->finish = FinishReason::kStop;
+bool Generation::ready() const {
+    return state_->request->outbox.ready();
 }
-
-const TokenLogprobs* Generation::logprobs() const {
-    return state_->sampler.logprobs();
-}
-
 bool Generation::done() const {
-    return state_->finish != FinishReason::kNone;
+    return state_->request->outbox.done();
 }
 FinishReason Generation::finish_reason() const {
-    return state_->finish;
+    return state_->request->outbox.finish_reason();
 }
-int Generation::prompt_tokens() const {
-    return state_->n_prompt;
+Progress Generation::progress() const {
+    return state_->request->outbox.progress();
 }
-int Generation::cached_tokens() const {
-    return state_->n_cached;
+void Generation::cancel() {
+    if (!state_->foreign()) state_->request->outbox.cancel();
 }
-int Generation::computed_tokens() const {
-    return std::min(state_->n_computed, state_->n_prompt);
+void Generation::stop() {
+    if (!state_->foreign()) state_->request->outbox.stop();
 }
-int Generation::new_tokens() const {
-    return static_cast<int>(state_->ids.size()) - state_->n_prompt;
+std::optional<TokenLogprobs> Generation::logprobs() const {
+    return state_->request->outbox.logprobs();
+}
+void Generation::on_change(std::function<void()> listener) {
+    state_->request->outbox.on_change(std::move(listener));
 }
 
 Pipeline::Pipeline(const std::string& path, const PipelineOptions& options)
@@ -326,7 +227,9 @@ std::vector<std::string> Pipeline::notes() const {
 }
 
 void Pipeline::set_loras(const std::vector<Lora>& wanted) {
-    auto next = choose_loras(wanted, config(), *shared_->backend, shared_->current_loras());
+    const auto current = shared_->current_loras();
+    auto next = choose_loras(wanted, config(), *shared_->backend, current);
+    if (next->same_as(*current)) return;  // what was computed with them stays of use
     const std::lock_guard lock(shared_->loras_mutex);
     shared_->loras = std::move(next);
 }
@@ -376,11 +279,19 @@ std::unique_ptr<Generation> Pipeline::start(std::vector<int32_t> prompt, const G
                                  (by_model ? "Shorten it" : "Raise max_length, shorten the prompt") +
                                  ", or set max_context_length to keep only its last tokens.");
     }
-    check_cache_memory(shared_->cache.layout(), static_cast<int>(prompt.size()), memory_state());
-    auto state = std::make_unique<Generation::State>(shared_, config, std::move(prompt), max_length,
-                                                     std::move(constraint));
-    if (config.max_new_tokens == 0) state->finish = FinishReason::kLength;
-    return std::unique_ptr<Generation>(new Generation(std::move(state)));
+    check_cache_memory(shared_->model.kv_layout(shared_->kv), static_cast<int>(prompt.size()),
+                       memory_state());
+    Engine& engine = shared_->engine();
+    const auto request =
+        std::make_shared<Request>(std::move(prompt), config, max_length, this->config(),
+                                  shared_->current_loras(), tokenizer().eos_ids(), std::move(constraint));
+    if (config.max_new_tokens == 0) {
+        request->outbox.end(FinishReason::kLength);
+    } else {
+        engine.submit(request);
+    }
+    return std::unique_ptr<Generation>(
+        new Generation(std::make_unique<Generation::State>(shared_, &engine, request)));
 }
 
 namespace {
@@ -437,25 +348,44 @@ void Pipeline::logits(const std::vector<int32_t>& ids, float* out, const std::fu
                                  std::to_string(config().max_length) + ".");
     }
     const std::shared_ptr<const LoraChoice> loras = shared_->current_loras();
-    const Shared::Turn turn(*shared_);
-    const auto sequence = shared_->model.create_sequence(shared_->cache);
+    Engine& engine = shared_->engine();
+    const int n = static_cast<int>(ids.size());
+    std::optional<KvCache::SequenceId> sequence;
+    const auto release = [&] {
+        if (sequence) engine.run([&](BatchLoop& loop, const auto&) { loop.cache().release(*sequence); });
+    };
     try {
-        const int n = static_cast<int>(ids.size());
+        // One chunk a turn: replies that are being written go on between them.
         for (int begin = 0; begin < n;) {
-            const int end =
-                std::min(n, std::max(begin + shared_->options.prefill_chunk, first_chunk(config(), ids)));
-            Batch batch;
-            batch.add(config(), ids, begin, end, sequence);
-            std::fill(batch.wants_logits.begin(), batch.wants_logits.end(), uint8_t{1});
-            shared_->model.forward(batch, shared_->cache, out + int64_t{begin} * config().vocab_size,
-                                   loras->active, interrupted);
-            begin = end;
+            engine.run(
+                [&](BatchLoop& loop, const std::function<bool()>& unwanted) {
+                    if (!sequence) sequence = shared_->model.create_sequence(loop.cache());
+                    begin = loop.compute_logits(ids, begin, *sequence, loras->active,
+                                                out + int64_t{begin} * config().vocab_size, unwanted);
+                },
+                interrupted);
         }
     } catch (...) {
-        shared_->cache.release(sequence);
+        release();
         throw;
     }
-    shared_->cache.release(sequence);
+    release();
+}
+
+PipelineStats Pipeline::stats() const {
+    return shared_->engine().stats();
+}
+
+void Pipeline::clear_cache() {
+    shared_->engine().run([](BatchLoop& loop, const auto&) { loop.clear_prefixes(); });
+}
+
+void Pipeline::close() {
+    shared_->close();
+}
+
+bool Pipeline::in_engine_thread() const {
+    return shared_->in_engine_thread();
 }
 
 }  // namespace chatglm

@@ -1,6 +1,7 @@
 #include "model/kv_cache.h"
 
 #include <cstring>
+#include <utility>
 
 #include "chatglm/error.h"
 
@@ -34,14 +35,18 @@ KvCache::SequenceId KvCache::fork(SequenceId sequence, int length) {
         throw InvalidArgument("Cannot share " + std::to_string(length) + " slots of a sequence of " +
                               std::to_string(find(sequence).length) + ".");
     }
+    return share(page_ids(sequence), length);
+}
+
+KvCache::SequenceId KvCache::share(std::span<const int> pages, int length) {
     const SequenceId id = create();
-    const Sequence& from = find(sequence);
     Sequence& to = find(id);
     const auto whole = static_cast<size_t>(length / layout_.page_size);
-    to.page_ids.assign(from.page_ids.begin(), from.page_ids.begin() + static_cast<std::ptrdiff_t>(whole));
-    to.page_pointers.assign(from.page_pointers.begin(),
-                            from.page_pointers.begin() + static_cast<std::ptrdiff_t>(whole));
-    for (const int page : to.page_ids) ++pages_[static_cast<size_t>(page)].references;
+    for (const int page : pages.first(whole)) {
+        to.page_ids.push_back(page);
+        to.page_pointers.push_back(pages_[static_cast<size_t>(page)].memory.get());
+        add_reference(page);
+    }
     to.length = static_cast<int>(whole) * layout_.page_size;
     if (to.length < length) {
         try {
@@ -50,7 +55,8 @@ KvCache::SequenceId KvCache::fork(SequenceId sequence, int length) {
             release(id);
             throw;
         }
-        std::memcpy(to.page_pointers[whole], from.page_pointers[whole], layout_.page_bytes());
+        std::memcpy(to.page_pointers[whole], pages_[static_cast<size_t>(pages[whole])].memory.get(),
+                    layout_.page_bytes());
     }
     return id;
 }
@@ -100,10 +106,32 @@ std::span<uint8_t* const> KvCache::pages(SequenceId sequence) const {
     return find(sequence).page_pointers;
 }
 
+std::span<const int> KvCache::page_ids(SequenceId sequence) const {
+    return find(sequence).page_ids;
+}
+
+void KvCache::shrink(int64_t n_pages) {
+    while (n_allocated_ > n_pages && !free_pages_.empty()) {
+        const int page = free_pages_.back();
+        empty_pages_.push_back(page);
+        free_pages_.pop_back();
+        pages_[static_cast<size_t>(page)].memory.reset();
+        --n_allocated_;
+    }
+}
+
 int KvCache::take_page() {
     if (free_pages_.empty()) {
-        pages_.push_back({backend_.allocate(layout_.page_bytes()), 0});
-        free_pages_.push_back(static_cast<int>(pages_.size()) - 1);
+        Backend::Buffer memory = backend_.allocate(layout_.page_bytes());
+        if (empty_pages_.empty()) {
+            pages_.push_back({});
+            empty_pages_.push_back(static_cast<int>(pages_.size()) - 1);
+        }
+        const int page = empty_pages_.back();
+        free_pages_.push_back(page);
+        empty_pages_.pop_back();
+        pages_[static_cast<size_t>(page)].memory = std::move(memory);
+        ++n_allocated_;
     }
     const int page = free_pages_.back();
     free_pages_.pop_back();
@@ -112,8 +140,32 @@ int KvCache::take_page() {
     return page;
 }
 
+bool KvCache::idle(int page) const {
+    const Page& p = pages_[static_cast<size_t>(page)];
+    return p.kept && p.references == 1;
+}
+
+void KvCache::keep(int page) {
+    add_reference(page);
+    pages_[static_cast<size_t>(page)].kept = true;
+}
+
+void KvCache::drop(int page) {
+    idle_pages_ -= idle(page);
+    pages_[static_cast<size_t>(page)].kept = false;
+    give_back(page);
+}
+
+void KvCache::add_reference(int page) {
+    idle_pages_ -= idle(page);
+    ++pages_[static_cast<size_t>(page)].references;
+}
+
 void KvCache::give_back(int page) {
-    if (--pages_[static_cast<size_t>(page)].references > 0) return;
+    if (--pages_[static_cast<size_t>(page)].references > 0) {
+        idle_pages_ += idle(page);
+        return;
+    }
     free_pages_.push_back(page);
     --used_pages_;
 }

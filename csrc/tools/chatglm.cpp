@@ -316,14 +316,10 @@ class Session {
             printer.put(streamer.reasoning(), answer);
             if (streamer.stopped()) generation->stop();
         };
-        const auto start = std::chrono::steady_clock::now();
-        double prompt_seconds = 0;
         int32_t token = 0;
         try {
             while (!generation->done() && !guard.interrupted()) {
-                const bool given = generation->step(token, [&] { return guard.interrupted(); });
-                if (generation->new_tokens() <= 1) prompt_seconds = seconds_since(start);
-                if (given) add(streamer.put(token));
+                if (generation->step(token, [&] { return guard.interrupted(); })) add(streamer.put(token));
             }
         } catch (const Interrupted&) {
             // What was generated so far is kept.
@@ -331,11 +327,11 @@ class Session {
         add(streamer.finish());
         reply.tool_calls = streamer.tool_calls();
         printer.finish();
-        if (s_.verbose) print_usage(*generation, prompt_seconds, seconds_since(start) - prompt_seconds);
+        if (s_.verbose) print_usage(generation->progress());
         return generation->finish_reason();
     }
 
-    static void print_usage(const Generation& g, double prompt_seconds, double reply_seconds) {
+    static void print_usage(const Progress& p) {
         const auto rate = [](int tokens, double seconds) {
             return seconds > 0 ? std::max(tokens, 0) / seconds : 0.0;
         };
@@ -343,9 +339,9 @@ class Session {
         std::fprintf(stderr,
                      "prompt: %d tokens, %d of them cached, %.2f s (%.1f tokens/s); reply: %d tokens, %.2f s "
                      "(%.1f tokens/s)\n",
-                     g.prompt_tokens(), g.cached_tokens(), prompt_seconds,
-                     rate(g.prompt_tokens() - g.cached_tokens(), prompt_seconds), g.new_tokens(),
-                     reply_seconds, rate(g.new_tokens() - 1, reply_seconds));
+                     p.prompt_tokens, p.cached_tokens, p.first_token_seconds,
+                     rate(p.prompt_tokens - p.cached_tokens, p.first_token_seconds), p.new_tokens,
+                     p.seconds - p.first_token_seconds, p.tokens_per_second);
     }
 
     const Settings& s_;

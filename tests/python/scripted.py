@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,19 +16,25 @@ class ScriptedGeneration:
     """Gives ids one by one, as a Generation of the engine does."""
 
     def __init__(self, prompt: list[int], reply: list[int]) -> None:
-        self._reply = reply
-        self.prompt_tokens, self.cached_tokens, self.new_tokens = len(prompt), 0, 0
+        self._prompt, self._reply, self._n_given = prompt, reply, 0
+        self._cancelled = False
+        self.ready = True
 
-    def step(self) -> int:
-        self.new_tokens += 1
-        return self._reply[self.new_tokens - 1]
+    def step(self) -> int | None:
+        if self.done:
+            return None
+        self._n_given += 1
+        return self._reply[self._n_given - 1]
+
+    def cancel(self) -> None:
+        self._cancelled = self._cancelled or not self.done
 
     def stop(self) -> None:
-        self._reply = self._reply[: self.new_tokens]
+        self._reply = self._reply[: self._n_given]
 
     @property
     def done(self) -> bool:
-        return self.new_tokens == len(self._reply)
+        return self._cancelled or self._n_given == len(self._reply)
 
     @property
     def logprobs(self) -> None:
@@ -35,7 +42,20 @@ class ScriptedGeneration:
 
     @property
     def finish_reason(self) -> str | None:
-        return "stop" if self.done else None
+        return None if not self.done else "cancelled" if self._cancelled else "stop"
+
+    @property
+    def progress(self) -> SimpleNamespace:
+        return SimpleNamespace(
+            prompt_tokens=len(self._prompt),
+            cached_tokens=0,
+            computed_tokens=len(self._prompt),
+            new_tokens=self._n_given,
+            queue_seconds=0.0,
+            first_token_seconds=0.0,
+            seconds=0.0,
+            tokens_per_second=0.0,
+        )
 
 
 class ScriptedEngine:

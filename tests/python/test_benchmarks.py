@@ -81,3 +81,12 @@ def test_random_model_prints_sizes_and_refuses_with_a_sentence(tmp_path: Path):
     assert "chatglm2-6b f16: 12.49 GB" in result.stdout, result.stderr  # as the published checkpoint
     result = run("random_model.py", "chatglm2-6b", "q4_0", tmp_path / "no" / "file.gguf")
     assert result.returncode == 1 and result.stderr.startswith("error: ")
+
+
+def test_users_prints_a_row_for_each_number_of_users(model_path: Path, tmp_path: Path):
+    target = tmp_path / "users.json"
+    sizes = ["--users", "1,3", "--prompt", "5", "--tokens", "4", "--rounds", "1", "--threads", "1"]
+    result = run("users.py", model_path, *sizes, "--json", target)
+    assert result.returncode == 0, result.stderr
+    assert [line.split()[0] for line in result.stdout.splitlines()] == ["users", "1", "3"]
+    assert [r["users"] for r in json.loads(target.read_text(encoding="utf-8"))] == [1, 3]

@@ -46,6 +46,12 @@ class OutOfMemory : public Error {
     using Error::Error;
 };
 
+// As many replies as may run and wait at once do so already: ask again later (Python: Busy).
+class Busy : public Error {
+  public:
+    using Error::Error;
+};
+
 // The caller asked a computation to stop before its end; nothing else is wrong.
 class Interrupted : public Error {
   public:

@@ -19,6 +19,7 @@ struct GenerationConfig {
     float temperature = 0.95f;                 // 0: greedy
     float repetition_penalty = 1.0f;           // 1: off
     int64_t seed = -1;                         // -1: a fresh seed every time
+    double max_time = -1;                      // seconds until the reply ends, waiting included; -1: no limit
     float min_p = 0.0f;                        // 0: off
     float typical_p = 1.0f;                    // 1: off
     float presence_penalty = 0.0f;             // 0: off
@@ -52,6 +53,18 @@ struct TokenLogprobs {
     std::vector<TokenLogprob> top = {};  // GenerationConfig::logprobs likeliest tokens, best first
 };
 
-enum class FinishReason { kNone, kStop, kLength, kCancelled };
+enum class FinishReason { kNone, kStop, kLength, kCancelled, kDeadline };
+
+// How far a reply is, and what it has cost.
+struct Progress {
+    int prompt_tokens = 0;           // ids in the prompt
+    int cached_tokens = 0;           // of these, found in the cache
+    int computed_tokens = 0;         // of these, in the cache by now
+    int new_tokens = 0;              // given so far
+    double queue_seconds = 0;        // from the request until its computation began, or until now
+    double first_token_seconds = 0;  // from the request until the first token, or until now
+    double seconds = 0;              // from the request until the end, or until now
+    double tokens_per_second = 0;    // of the tokens after the first one; 0 before the second one
+};
 
 }  // namespace chatglm

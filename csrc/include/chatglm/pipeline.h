@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -27,35 +28,55 @@ struct PipelineOptions {
     int n_threads = 0;             // 0: the fast physical cores
     std::string kv_dtype = "f16";  // type of the key/value cache: "f16" or "f32"
     std::vector<Lora> loras = {};
-    int prefill_chunk = 512;  // tokens of a prompt computed at once; changes speed and memory, never a result
-    int expected_length = 2048;  // tokens of prompt and reply together that notes() considers the memory for
+    // Tokens of prompt and reply together that notes() considers the memory for.
+    int expected_length = 2048;
+    // What follows changes speed and memory, never a result.
+    int prefill_chunk = 512;  // most tokens of prompts computed in one step
+    double max_pause = 0.25;  // seconds by which prompts may hold up each token of replies being written
+    int max_sequences = 16;   // replies computed at the same time
+    int max_queue = 256;      // requests that may wait beyond these; one more is refused with Busy
+    // Bytes for keys and values: those of running replies, and of earlier ones for as long as there is room.
+    // 0: 1 GiB or 8192 tokens, whichever is more; a reply that runs alone may then use whatever it needs.
+    int64_t cache_memory = 0;
 };
 
-// One reply being generated. Call step() until done(). Destroying it early gives its memory back. It must not
-// outlive the pipeline's last owner: it shares ownership of what it needs, so any order of destruction is
-// fine.
+struct PipelineStats {
+    int running = 0, waiting = 0;  // replies
+    int64_t used_bytes = 0;        // of keys and values that running replies need
+    int64_t cached_bytes = 0;      // of earlier replies, for later ones that begin alike; some may be in use
+    int64_t allocated_bytes = 0;   // in all
+};
+
+// One reply being generated, by a thread that computes all replies of the pipeline, together where it can.
+// Fetch its tokens until done(); destroying it early cancels it. It shares ownership of what it needs, so any
+// order of destruction is fine.
 class Generation {
   public:
     ~Generation();
     Generation(const Generation&) = delete;
     Generation& operator=(const Generation&) = delete;
 
-    // Computes the next chunk of the prompt or the next token. Returns true when `token` was set; the token
-    // that ends the reply (an end-of-turn token) is not given. After done() it returns false. `interrupted`
-    // is asked many times a second; when it says true the step is undone and Interrupted is thrown, and a
-    // later step() goes on from there.
+    // Waits for what comes next. Returns true when `token` was set; the token that ends the reply (an
+    // end-of-turn token) is not given. Returns false when a part of the prompt was computed (see progress) or
+    // the reply has ended. `interrupted` is asked many times a second; when it says true Interrupted is
+    // thrown, and a later step() goes on from there. Throws what went wrong with the reply, and then it has
+    // ended.
     bool step(int32_t& token, const std::function<bool()>& interrupted = nullptr);
+    // Whether step() would not wait.
+    bool ready() const;
     bool done() const;
     FinishReason finish_reason() const;
-    // Ends the reply, which then counts as complete: a text of GenerationConfig::stop has come.
+    // Ends the reply: its computation stops within one token, or at the next layer when nothing else is
+    // computed with it. Tokens that were not fetched are dropped. May be called from any thread.
+    void cancel();
+    // The same for a reply that then counts as complete: a text of GenerationConfig::stop has come.
     void stop();
-    // Of the last token that was given; null when the settings do not ask for it.
-    const TokenLogprobs* logprobs() const;
-
-    int prompt_tokens() const;    // ids in the prompt
-    int cached_tokens() const;    // of these, found in the cache of an earlier call
-    int computed_tokens() const;  // of these, in the cache by now: the progress of a long prompt
-    int new_tokens() const;       // tokens given so far
+    // Of the last token that was fetched; empty when the settings do not ask for it.
+    std::optional<TokenLogprobs> logprobs() const;
+    Progress progress() const;
+    // Calls `listener` whenever ready() may have become true, from another thread: it must be short and must
+    // not throw. It may be called once more after this object has gone.
+    void on_change(std::function<void()> listener);
 
   private:
     friend class Pipeline;
@@ -64,6 +85,8 @@ class Generation {
     std::unique_ptr<State> state_;
 };
 
+// All methods may be called from any thread at any time. In a process forked while nothing was computed it
+// begins afresh, with an empty cache; otherwise it refuses to compute there.
 class Pipeline {
   public:
     // Receives pieces of a reply's text as they come; false stops the generation.
@@ -91,10 +114,11 @@ class Pipeline {
     void set_loras(const std::vector<Lora>& loras);
     std::vector<Lora> loras() const;
 
-    // Begins a reply to `prompt`. Throws ContextLengthError when the prompt does not fit, InvalidArgument for
-    // an empty prompt, ids outside the vocabulary or settings out of range, OutOfMemory when its cache cannot
-    // be had. With `constraint` the reply's text is what it allows. GenerationConfig::stop is for who turns
-    // tokens into text: see TextStreamer and stop().
+    // Begins a reply to `prompt` and returns at once. Throws ContextLengthError when the prompt does not fit,
+    // InvalidArgument for an empty prompt, ids outside the vocabulary or settings out of range, OutOfMemory
+    // when the prompt's cache cannot be had, Busy when too many replies wait. With `constraint` the reply's
+    // text is what it allows; it is called by the thread that computes. GenerationConfig::stop is for who
+    // turns tokens into text: see TextStreamer and Generation::stop.
     std::unique_ptr<Generation> start(std::vector<int32_t> prompt, const GenerationConfig& config,
                                       std::shared_ptr<Constraint> constraint = nullptr);
 
@@ -111,6 +135,15 @@ class Pipeline {
     // as in Generation::step.
     void logits(const std::vector<int32_t>& ids, float* out,
                 const std::function<bool()>& interrupted = nullptr);
+
+    PipelineStats stats() const;
+    // Forgets what earlier replies left for later ones.
+    void clear_cache();
+    // Cancels all replies and ends the thread that computes; afterwards start() and logits() throw Error.
+    void close();
+    // Whether this is the thread that computes, as it is in a constraint. It must not wait for a reply, close
+    // the pipeline or destroy it.
+    bool in_engine_thread() const;
 
   private:
     friend class Generation;

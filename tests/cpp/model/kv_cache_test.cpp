@@ -82,6 +82,49 @@ TEST_CASE("a shared page is copied before it is written") {
     CHECK(cache.pages(a)[0][0] == 5);
 }
 
+TEST_CASE("a page that is kept outlives its sequences and can be shared again") {
+    const auto backend = make_cpu_backend(1);
+    KvCache cache(*backend, small_layout());
+    const auto a = cache.create();
+    cache.extend(a, 100);
+    fill(cache, a, 0, 3);
+    fill(cache, a, 1, 4);
+    const std::vector<int> pages(cache.page_ids(a).begin(), cache.page_ids(a).end());
+    for (const int page : pages) cache.keep(page);
+    CHECK(cache.idle_pages() == 0);
+    cache.release(a);
+    CHECK(cache.used_pages() == 2);
+    CHECK(cache.idle_pages() == 2);
+    const auto b = cache.share(pages, 80);
+    CHECK(cache.idle_pages() == 1);  // the second one was copied
+    CHECK(cache.length(b) == 80);
+    CHECK(cache.page_ids(b)[0] == pages[0]);
+    CHECK(cache.page_ids(b)[1] != pages[1]);
+    CHECK(cache.pages(b)[1][0] == 4);
+    for (const int page : pages) cache.drop(page);
+    CHECK(cache.idle_pages() == 0);
+    CHECK(cache.used_pages() == 2);
+    cache.release(b);
+    CHECK(cache.used_pages() == 0);
+}
+
+TEST_CASE("memory of unused pages can be given back") {
+    const auto backend = make_cpu_backend(1);
+    KvCache cache(*backend, small_layout());
+    const auto page_bytes = static_cast<int64_t>(cache.layout().page_bytes());
+    const auto a = cache.create(), b = cache.create();
+    cache.extend(a, 64);
+    cache.extend(b, 3 * 64);
+    cache.release(b);
+    cache.shrink(2);
+    CHECK(cache.allocated_bytes() == 2 * page_bytes);
+    cache.shrink(0);
+    CHECK(cache.allocated_bytes() == page_bytes);  // of the sequence that lives
+    cache.extend(a, 5 * 64);
+    CHECK(cache.allocated_bytes() == 6 * page_bytes);
+    CHECK(cache.pages(a).size() == 6);
+}
+
 TEST_CASE("random lives of many sequences lose no page") {
     const auto backend = make_cpu_backend(1);
     KvCache cache(*backend, small_layout());

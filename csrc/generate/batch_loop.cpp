@@ -1,0 +1,340 @@
+#include "generate/batch_loop.h"
+
+#include <algorithm>
+#include <chrono>
+#include <optional>
+#include <utility>
+
+#include "chatglm/error.h"
+
+namespace chatglm {
+namespace {
+
+// A prompt waits for another one that is just being computed when it saves at least so many tokens by that.
+constexpr int kWorthWaiting = 32;
+
+// When the user sets no budget: what a few conversations need, or long ones with a small cache.
+constexpr int64_t kDefaultBytes = int64_t{1} << 30;
+constexpr int kDefaultTokens = 8192;
+
+int64_t budget_pages(const KvLayout& layout, int64_t cache_memory) {
+    const auto page_bytes = static_cast<int64_t>(layout.page_bytes());
+    if (cache_memory > 0) return cache_memory / page_bytes;
+    return std::max(kDefaultBytes / page_bytes, int64_t{kDefaultTokens / layout.page_size});
+}
+
+int common_tokens(std::span<const int32_t> a, std::span<const int32_t> b) {
+    const auto n = static_cast<std::ptrdiff_t>(std::min(a.size(), b.size()));
+    return static_cast<int>(std::mismatch(a.begin(), a.begin() + n, b.begin()).first - a.begin());
+}
+
+}  // namespace
+
+BatchLoop::BatchLoop(const GlmModel& model, Backend& backend, const Tokenizer& tokenizer,
+                     const PipelineOptions& options, DType kv)
+    : model_(model),
+      tokenizer_(tokenizer),
+      max_sequences_(options.max_sequences),
+      cache_(backend, model.kv_layout(kv)),
+      prefixes_(cache_, model.config().prefix_length),
+      budget_(budget_pages(cache_.layout(), options.cache_memory)),
+      most_pages_(options.cache_memory > 0 ? budget_ : -1),
+      pace_(options.prefill_chunk, options.max_pause) {}
+
+int BatchLoop::pages_for(int n_ids) const {
+    const int64_t slots = int64_t{model_.config().prefix_length} + n_ids;
+    return static_cast<int>((slots + cache_.layout().page_size - 1) / cache_.layout().page_size);
+}
+
+bool BatchLoop::has_room_for(const Request& request) const {
+    if (running_.empty()) return true;
+    if (size() >= max_sequences_) return false;
+    int64_t pages = pages_in_use();
+    for (const auto& other : running_) {  // those that run still need pages for their prompts
+        const auto had = other->sequence ? cache_.page_ids(*other->sequence).size() : 0;
+        pages += pages_for(static_cast<int>(other->ids.size())) - static_cast<int64_t>(had);
+    }
+    return pages + pages_for(static_cast<int>(request.ids.size()) + 1) <= budget_;
+}
+
+void BatchLoop::add(std::shared_ptr<Request> request) {
+    if (request->number == 0) request->number = ++n_added_;
+    running_.push_back(std::move(request));
+}
+
+void BatchLoop::step(const std::atomic<bool>& stop) {
+    drop_ended();
+    try {
+        for (const auto& request : running_) {
+            if (!request->sequence) begin(*request);
+        }
+    } catch (const OutOfMemory&) {
+        handle_out_of_memory(std::current_exception());
+        return;
+    }
+    Plan next = plan();
+    while (!make_room(new_pages(next)) && running_.size() > 1) {
+        preempt_youngest();
+        next = plan();
+    }
+    if (!next.empty()) compute(next, stop);
+}
+
+void BatchLoop::drop_ended() {
+    const auto all = running_;
+    for (const auto& request : all) {
+        if (request->outbox.ended()) {
+            retire(request, FinishReason::kCancelled);
+        } else if (request->expired()) {
+            retire(request, FinishReason::kDeadline);
+        }
+    }
+}
+
+// Gives the request a sequence that holds as much of its ids as is known; or leaves it for a later step, when
+// another one that begins alike is being computed.
+void BatchLoop::begin(Request& request) {
+    const auto limit = std::span<const int32_t>(request.ids).first(request.ids.size() - 1);
+    const int n_prefix = model_.config().prefix_length;
+    std::vector<int> pages;
+    int n_slots = 0;
+    // ChatGLM-6B numbers and masks a prompt by its length: nothing of another prompt's can be used.
+    if (model_.config().positions == PositionKind::causal) {
+        const bool may_copy = make_room(1);
+        PrefixCache::Match match = prefixes_.find(limit, request.loras);
+        int known = match.n_tokens, promised = 0;
+        const Request* donor = nullptr;
+        for (const auto& other : running_) {
+            if (!other->sequence || other->loras != request.loras) continue;
+            const int common = common_tokens(other->ids, limit);
+            if (std::min(common, other->n_computed) > known) {
+                known = std::min(common, other->n_computed);
+                donor = other.get();
+            }
+            if (!other->decoding) promised = std::max(promised, common);
+        }
+        if (promised >= known + kWorthWaiting) return;
+        pages = std::move(match.pages);
+        if (donor) {
+            const auto donated = cache_.page_ids(*donor->sequence);
+            pages.assign(donated.begin(), donated.end());
+        }
+        n_slots = known > 0 ? n_prefix + known : 0;
+        if (!may_copy) n_slots -= n_slots % cache_.layout().page_size;
+    }
+    const bool found = n_slots > n_prefix;
+    request.sequence = found ? cache_.share(pages, n_slots) : model_.create_sequence(cache_);
+    request.n_computed = found ? n_slots - n_prefix : 0;
+    if (!std::exchange(request.started, true)) {
+        later(&request, [n = request.n_computed](Outbox& outbox) { outbox.start(n); });
+    }
+}
+
+BatchLoop::Plan BatchLoop::plan() {
+    std::vector<Work> work;
+    planned_.clear();
+    for (const auto& r : running_) {
+        if (!r->sequence) continue;
+        planned_.push_back(r);
+        work.push_back({r->number, r->last_step, r->n_computed, static_cast<int>(r->ids.size()), r->decoding,
+                        r->n_first, r->loras.get()});
+    }
+    return plan_step(work, pace_.limits());
+}
+
+int BatchLoop::new_pages(const Plan& plan) const {
+    int n = 0;
+    for (const Share& share : plan) {
+        n +=
+            pages_for(share.end) - static_cast<int>(cache_.page_ids(*planned_[share.index]->sequence).size());
+    }
+    return n;
+}
+
+bool BatchLoop::make_room(int n_pages) {
+    while (cache_.used_pages() + n_pages > budget_) {
+        if (!prefixes_.evict_one()) return false;
+    }
+    return true;
+}
+
+void BatchLoop::forward(const Batch& batch, int n_prompt_rows, float* logits, const LoraSet& loras,
+                        const std::function<bool()>& interrupted) {
+    const auto start = std::chrono::steady_clock::now();
+    model_.forward(batch, cache_, logits, loras, interrupted);
+    pace_.note(n_prompt_rows, batch.size(),
+               std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+}
+
+int BatchLoop::compute_logits(std::span<const int32_t> ids, int begin, KvCache::SequenceId sequence,
+                              const LoraSet& loras, float* logits, const std::function<bool()>& interrupted) {
+    const StepLimits limits = pace_.limits();
+    const int end = std::min(static_cast<int>(ids.size()),
+                             std::max(begin + (running_.empty() ? limits.alone : limits.mixed),
+                                      first_chunk(model_.config(), ids)));
+    make_room(pages_for(end) - pages_for(begin));
+    Batch batch;
+    batch.add(model_.config(), ids, begin, end, sequence);
+    std::fill(batch.wants_logits.begin(), batch.wants_logits.end(), uint8_t{1});
+    forward(batch, batch.size(), logits, loras, interrupted);
+    return end;
+}
+
+void BatchLoop::compute(const Plan& plan, const std::atomic<bool>& stop) {
+    const ModelConfig& config = model_.config();
+    const auto vocab = static_cast<size_t>(config.vocab_size);
+    Batch batch;
+    int n_prompt_rows = 0;
+    size_t n_wanted = 0;
+    ++n_steps_;
+    for (const Share& share : plan) {
+        Request& r = *planned_[share.index];
+        batch.add(config, r.ids, share.begin, share.end, *r.sequence);
+        const bool complete = share.end == static_cast<int>(r.ids.size());
+        batch.wants_logits.back() = complete;
+        n_wanted += complete;
+        if (!r.decoding) n_prompt_rows += share.end - share.begin;
+        r.last_step = n_steps_;
+    }
+    logits_.resize(n_wanted * vocab);
+    const auto unwanted = [&] {
+        return stop.load() || std::all_of(plan.begin(), plan.end(), [this](const Share& share) {
+                   const Request& r = *planned_[share.index];
+                   return r.outbox.ended() || r.expired();
+               });
+    };
+    try {
+        forward(batch, n_prompt_rows, logits_.data(), planned_[plan.front().index]->loras->active, unwanted);
+    } catch (const Interrupted&) {
+        return;
+    } catch (const OutOfMemory&) {
+        handle_out_of_memory(std::current_exception());
+        return;
+    } catch (...) {
+        for (const Share& share : plan) fail(planned_[share.index], std::current_exception());
+        return;
+    }
+
+    std::span<float> rest(logits_);
+    for (const Share& share : plan) {
+        const std::shared_ptr<Request>& r = planned_[share.index];
+        r->n_computed = share.end;
+        if (share.end < static_cast<int>(r->ids.size())) {
+            later(r.get(), [n = share.end](Outbox& outbox) { outbox.note_computed(n); });
+            continue;
+        }
+        r->decoding = true;
+        choose_token(r, rest.first(vocab));
+        rest = rest.subspan(vocab);
+    }
+}
+
+void BatchLoop::choose_token(const std::shared_ptr<Request>& request, std::span<float> logits) {
+    Request& r = *request;
+    int32_t token = 0;
+    try {
+        if (!all_finite(logits)) {
+            throw Error(
+                "The model computed something that is no number: its file is damaged, or the scale of an "
+                "adapter is too large.");
+        }
+        // Rows of the embedding beyond the vocabulary are padding: no token has such an id.
+        const size_t n_tokens = std::min(logits.size(), static_cast<size_t>(tokenizer_.vocab_size()));
+        token = r.sampler.sample(logits.first(n_tokens), r.ids, static_cast<size_t>(r.n_prompt));
+    } catch (...) {
+        fail(request, std::current_exception());
+        return;
+    }
+    if (r.sampler.is_end(token)) {
+        retire(request, FinishReason::kStop);
+        return;
+    }
+    r.ids.push_back(token);
+    const FinishReason finish = r.sampler.complete() ? FinishReason::kStop : r.finish_by_length();
+    std::optional<TokenLogprobs> logprobs;
+    if (const TokenLogprobs* known = r.sampler.logprobs()) logprobs = *known;
+    later(&r, [token, finish, logprobs = std::move(logprobs)](Outbox& outbox) {
+        outbox.put(token, finish, logprobs);
+    });
+    if (finish != FinishReason::kNone) {
+        free_pages(r, true);
+        remove(request);
+    }
+}
+
+// Memory is tighter than the budget says: gives back what nobody needs, then lets the youngest wait.
+void BatchLoop::handle_out_of_memory(const std::exception_ptr& error) {
+    if (cache_.idle_pages() > 0) {
+        while (prefixes_.evict_one()) {
+        }
+        cache_.shrink(cache_.used_pages());
+    } else if (running_.size() > 1) {
+        preempt_youngest();
+        budget_ = std::max(1, std::min(static_cast<int>(budget_), cache_.used_pages()));
+    } else {
+        fail(running_.front(), error);
+    }
+}
+
+void BatchLoop::preempt_youngest() {
+    const auto youngest = *std::max_element(
+        running_.begin(), running_.end(), [](const auto& a, const auto& b) { return a->number < b->number; });
+    free_pages(*youngest, true);
+    remove(youngest);
+    preempted_.insert(preempted_.begin(), youngest);
+}
+
+void BatchLoop::free_pages(Request& request, bool keep) {
+    if (!request.sequence) return;
+    if (keep && model_.config().positions == PositionKind::causal) {
+        const auto computed =
+            std::span<const int32_t>(request.ids).first(static_cast<size_t>(request.n_computed));
+        prefixes_.insert(*request.sequence, computed, request.loras);
+    }
+    cache_.release(*request.sequence);
+    request.sequence.reset();
+    request.n_computed = 0;
+    request.decoding = false;
+    make_room(0);
+    cache_.shrink(budget_);
+}
+
+void BatchLoop::retire(const std::shared_ptr<Request>& request, FinishReason reason) {
+    later(request.get(), [reason](Outbox& outbox) { outbox.end(reason); });
+    free_pages(*request, true);
+    remove(request);
+}
+
+void BatchLoop::fail(const std::shared_ptr<Request>& request, std::exception_ptr error) {
+    later(request.get(), [error = std::move(error)](Outbox& outbox) { outbox.fail(error); });
+    free_pages(*request, false);  // what it computed may be no numbers
+    remove(request);
+}
+
+void BatchLoop::remove(const std::shared_ptr<Request>& request) {
+    ended_.push_back(request);
+    std::erase(running_, ended_.back());
+}
+
+std::vector<std::shared_ptr<Request>> BatchLoop::take_preempted() {
+    return std::exchange(preempted_, {});
+}
+
+void BatchLoop::cancel_all() {
+    const auto all = running_;
+    for (const auto& request : all) retire(request, FinishReason::kCancelled);
+}
+
+void BatchLoop::fail_all(const std::exception_ptr& error) {
+    const auto all = running_;
+    for (const auto& request : all) fail(request, error);
+}
+
+void BatchLoop::publish() {
+    for (const auto& [outbox, event] : events_) event(*outbox);
+    events_.clear();
+    ended_.clear();
+    planned_.clear();
+}
+
+}  // namespace chatglm

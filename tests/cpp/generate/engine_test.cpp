@@ -1,0 +1,333 @@
+// Many threads at one pipeline. CHATGLM_SOAK_REQUESTS sets how many requests the soak makes.
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <cstdlib>
+#include <map>
+#include <mutex>
+#include <random>
+#include <thread>
+
+#include "chatglm/error.h"
+#include "chatglm/pipeline.h"
+#include "model/tiny_model.h"
+
+#ifdef __unix__
+#include <sys/wait.h>
+#include <unistd.h>
+#endif
+
+using namespace chatglm;
+using chatglm::test::TemporaryFile;
+using chatglm::test::TinyModel;
+
+namespace {
+
+constexpr int64_t kPageBytes = 3 * 2 * 2 * 64 * 32 * 2;  // of a TinyModel
+
+GenerationConfig greedy(int max_new_tokens) {
+    GenerationConfig config;
+    config.do_sample = false;
+    config.max_new_tokens = max_new_tokens;
+    config.max_length = 4096;
+    return config;
+}
+
+std::vector<int32_t> finish(Generation& generation) {
+    std::vector<int32_t> ids;
+    int32_t token = 0;
+    while (!generation.done()) {
+        if (generation.step(token)) ids.push_back(token);
+    }
+    return ids;
+}
+
+// The first token of a reply, when it has one.
+int32_t first_token(Generation& generation) {
+    int32_t token = -1;
+    while (!generation.done() && !generation.step(token)) {
+    }
+    return token;
+}
+
+struct Model {
+    TemporaryFile file{TinyModel{}.build()};
+    // Prompts whose greedy replies go on to the end of the context.
+    std::vector<int32_t> endless{5, 6, 7};
+};
+
+}  // namespace
+
+TEST_CASE("one request more than may run and wait is refused, until one ends") {
+    const Model model;
+    PipelineOptions options;
+    options.max_sequences = 1;
+    options.max_queue = 2;
+    Pipeline pipeline(model.file.path(), options);
+    auto running = pipeline.start(model.endless, greedy(-1));
+    const auto waiting = pipeline.start(model.endless, greedy(1));
+    auto dropped = pipeline.start(model.endless, greedy(1));
+    CHECK_THROWS_WITH_AS(pipeline.start(model.endless, greedy(1)), doctest::Contains("max_queue"), Busy);
+    CHECK(pipeline.stats().running + pipeline.stats().waiting == 3);
+    dropped.reset();
+    const auto instead = pipeline.start(model.endless, greedy(1));
+    running.reset();
+    CHECK(finish(*waiting).size() == 1);
+    CHECK(finish(*instead).size() == 1);
+    CHECK(pipeline.start(model.endless, greedy(1)));
+}
+
+TEST_CASE("whoever hears of the end of a reply finds its place and its pages free") {
+    const Model model;
+    PipelineOptions options;
+    options.max_sequences = 1;
+    options.max_queue = 0;
+    Pipeline pipeline(model.file.path(), options);
+    for (int i = 0; i < 50; ++i) {
+        const auto reply = pipeline.start({5, 6, i}, greedy(3));  // never Busy
+        finish(*reply);
+        CHECK(pipeline.stats().running == 0);
+        CHECK(pipeline.stats().used_bytes == 0);
+    }
+    CHECK(pipeline.stats().cached_bytes > 0);
+    pipeline.clear_cache();
+    CHECK(finish(*pipeline.start({5, 6, 0}, greedy(3))).size() == 3);
+}
+
+TEST_CASE("cancel from another thread ends the wait for a token") {
+    const Model model;
+    PipelineOptions options;
+    options.max_sequences = 1;
+    Pipeline pipeline(model.file.path(), options);
+    const auto running = pipeline.start(model.endless, greedy(-1));
+    const auto waiting = pipeline.start(model.endless, greedy(-1));
+    std::thread canceller([&] { waiting->cancel(); });
+    CHECK(finish(*waiting).empty());
+    canceller.join();
+    CHECK(waiting->finish_reason() == FinishReason::kCancelled);
+    running->cancel();
+    CHECK(running->done());
+    CHECK(running->finish_reason() == FinishReason::kCancelled);
+}
+
+TEST_CASE("a reply whose time is up ends, whether it runs or waits") {
+    const Model model;
+    PipelineOptions options;
+    options.max_sequences = 1;
+    Pipeline pipeline(model.file.path(), options);
+    GenerationConfig config = greedy(-1);
+    config.max_time = 0.2;
+    const auto running = pipeline.start(model.endless, config);
+    config.max_time = 0.02;
+    const auto waiting = pipeline.start({9}, config);
+    CHECK(finish(*waiting).empty());
+    CHECK(waiting->finish_reason() == FinishReason::kDeadline);
+    CHECK(waiting->progress().seconds >= 0.02);
+    finish(*running);
+    CHECK(running->finish_reason() == FinishReason::kDeadline);
+    for (const double bad : {0.0, -2.0, 1e300}) {
+        config.max_time = bad;
+        CHECK_THROWS_WITH_AS(pipeline.start({5}, config), doctest::Contains("max_time"), InvalidArgument);
+    }
+}
+
+TEST_CASE("numbers of a reply") {
+    const Model model;
+    Pipeline pipeline(model.file.path());
+    const auto reply = pipeline.start(std::vector<int32_t>(100, 5), greedy(20));
+    const auto n = static_cast<int>(finish(*reply).size());
+    const Progress p = reply->progress();
+    CHECK(p.prompt_tokens == 100);
+    CHECK(p.computed_tokens == 100);
+    CHECK(p.cached_tokens == 0);
+    CHECK(p.new_tokens == n);
+    CHECK(p.queue_seconds <= p.first_token_seconds);
+    CHECK(p.first_token_seconds <= p.seconds);
+    CHECK(p.tokens_per_second > 0);
+}
+
+TEST_CASE("a listener hears of every token and of the end") {
+    const Model model;
+    Pipeline pipeline(model.file.path());
+    std::mutex mutex;
+    std::condition_variable changed;
+    bool news = false;
+    const auto reply = pipeline.start(model.endless, greedy(30));
+    reply->on_change([&] {
+        const std::lock_guard lock(mutex);
+        news = true;
+        changed.notify_one();
+    });
+    std::vector<int32_t> ids;
+    while (!reply->done()) {
+        int32_t token = 0;
+        if (reply->ready()) {
+            if (reply->step(token)) ids.push_back(token);
+            continue;
+        }
+        std::unique_lock lock(mutex);
+        changed.wait(lock, [&] { return news || reply->ready(); });
+        news = false;
+    }
+    CHECK(ids == finish(*pipeline.start(model.endless, greedy(30))));
+}
+
+TEST_CASE("logits come between the tokens of running replies, and can be interrupted") {
+    const Model model;
+    Pipeline pipeline(model.file.path());
+    const std::vector<int32_t> ids{4, 5, 6, 7, 8};
+    const auto vocab = static_cast<size_t>(pipeline.config().vocab_size);
+    std::vector<float> alone(ids.size() * vocab), together(ids.size() * vocab);
+    pipeline.logits(ids, alone.data());
+    const auto running = pipeline.start(model.endless, greedy(-1));
+    pipeline.logits(ids, together.data());
+    CHECK(alone == together);
+    CHECK_FALSE(running->done());
+    std::vector<float> unused(4000 * vocab);
+    CHECK_THROWS_AS(pipeline.logits(std::vector<int32_t>(4000, 5), unused.data(), [] { return true; }),
+                    Interrupted);
+    pipeline.logits(ids, together.data());
+    CHECK(alone == together);
+}
+
+TEST_CASE("a pipeline that is closed ends its replies and refuses more") {
+    const Model model;
+    Pipeline pipeline(model.file.path());
+    const auto reply = pipeline.start(model.endless, greedy(-1));
+    first_token(*reply);
+    std::thread closer([&] { pipeline.close(); });
+    finish(*reply);
+    closer.join();
+    CHECK(reply->finish_reason() == FinishReason::kCancelled);
+    CHECK(pipeline.stats().used_bytes == 0);
+    CHECK_THROWS_WITH_AS(pipeline.start(model.endless, greedy(1)), doctest::Contains("closed"), Error);
+    pipeline.close();
+}
+
+TEST_CASE("a reply that cannot fit in the budget is refused with the numbers") {
+    const Model model;
+    PipelineOptions options;
+    options.cache_memory = 2 * kPageBytes;
+    Pipeline pipeline(model.file.path(), options);
+    CHECK_THROWS_WITH_AS(pipeline.start({5}, greedy(-1)), doctest::Contains("4096 tokens"),
+                         ContextLengthError);
+    CHECK(finish(*pipeline.start({5}, greedy(128))).size() == 128);
+}
+
+// The thread sanitizer cannot follow threads that a forked process starts.
+#if defined(__unix__) && !defined(__SANITIZE_THREAD__)
+TEST_CASE("a forked process begins afresh, and leaves the replies of its parent alone") {
+    const Model model;
+    Pipeline pipeline(model.file.path());
+    const auto expected = finish(*pipeline.start(model.endless, greedy(20)));
+    const auto kept = pipeline.start(model.endless, greedy(20));
+    finish(*kept);
+    while (pipeline.stats().running > 0) {
+    }
+    const pid_t child = fork();
+    REQUIRE(child >= 0);
+    if (child == 0) {
+        int status = 1;
+        try {
+            const auto reply = pipeline.start(model.endless, greedy(20));
+            if (finish(*reply) == expected && reply->progress().cached_tokens == 0) status = 0;
+        } catch (const Error& error) {
+            // Its thread may have been about to sleep; then the child says that it cannot compute.
+            if (std::string(error.what()).find("forked") != std::string::npos) status = 0;
+        }
+        _exit(status);
+    }
+    int status = -1;
+    waitpid(child, &status, 0);
+    CHECK(status == 0);
+    CHECK(finish(*pipeline.start(model.endless, greedy(20))) == expected);
+}
+#endif
+
+TEST_CASE("soak: random requests from many threads with random ends lose no page and change no reply") {
+    const Model model;
+    const char* wanted = std::getenv("CHATGLM_SOAK_REQUESTS");
+    const int n_requests = wanted ? std::atoi(wanted) : 400;
+    constexpr int kThreads = 8;
+    constexpr int64_t kBudget = 60 * kPageBytes;
+    PipelineOptions options;
+    options.max_sequences = 6;
+    options.max_queue = 2;
+    options.cache_memory = kBudget;
+    options.prefill_chunk = 48;
+    options.n_threads = 2;
+
+    // Prompts that share beginnings, and their replies computed alone.
+    std::mt19937 random(3);
+    std::vector<std::vector<int32_t>> prompts;
+    std::vector<std::vector<int32_t>> replies;
+    for (int i = 0; i < 24; ++i) {
+        std::vector<int32_t> prompt;
+        if (i >= 4) {
+            prompt = prompts[random() % 4];
+            prompt.resize(1 + random() % prompt.size());
+        }
+        const size_t n = 1 + random() % 200;
+        for (size_t k = 0; k < n; ++k) prompt.push_back(static_cast<int32_t>(3 + random() % 150));
+        prompts.push_back(prompt);
+        Pipeline alone(model.file.path());
+        replies.push_back(finish(*alone.start(prompt, greedy(60))));
+    }
+
+    Pipeline pipeline(model.file.path(), options);
+    std::atomic<int> next{0}, n_busy{0}, n_cancelled{0}, n_wrong{0}, n_complete{0};
+    const auto work = [&](unsigned seed) {
+        std::mt19937 dice(seed);
+        while (next.fetch_add(1) < n_requests) {
+            const size_t which = dice() % prompts.size();
+            const int n_new = static_cast<int>(1 + dice() % 60);
+            GenerationConfig config = greedy(n_new);
+            if (dice() % 16 == 0) config.max_time = 1e-3;
+            std::unique_ptr<Generation> reply;
+            while (!reply) {
+                try {
+                    reply = pipeline.start(prompts[which], config);
+                } catch (const Busy&) {
+                    ++n_busy;
+                    std::this_thread::yield();
+                }
+            }
+            const size_t stop_after = dice() % 3 == 0 ? dice() % 20 : 1000;
+            std::vector<int32_t> ids;
+            int32_t token = 0;
+            while (!reply->done() && ids.size() < stop_after) {
+                if (reply->step(token)) ids.push_back(token);
+            }
+            const auto& whole = replies[which];
+            const size_t n = std::min(whole.size(), static_cast<size_t>(n_new));
+            if (ids.size() > n || !std::equal(ids.begin(), ids.end(), whole.begin())) ++n_wrong;
+            if (reply->done() && reply->finish_reason() != FinishReason::kDeadline) {
+                if (ids.size() != n) ++n_wrong;
+                ++n_complete;
+            } else {
+                ++n_cancelled;
+            }
+            if (dice() % 2) reply->cancel();
+        }
+    };
+    std::vector<std::thread> threads;
+    for (unsigned i = 0; i < kThreads; ++i) threads.emplace_back(work, i);
+    for (std::thread& thread : threads) thread.join();
+
+    // What ends last is what was asked for last.
+    finish(*pipeline.start({5}, greedy(1)));
+    pipeline.clear_cache();
+    finish(*pipeline.start({5}, greedy(1)));
+    const PipelineStats stats = pipeline.stats();
+    CHECK(n_wrong == 0);
+    CHECK(n_complete > 0);
+    CHECK(n_cancelled > 0);
+    CHECK(stats.running == 0);
+    CHECK(stats.waiting == 0);
+    CHECK(stats.used_bytes == 0);
+    CHECK(stats.cached_bytes == kPageBytes);
+    CHECK(stats.allocated_bytes <= kBudget);
+    MESSAGE(n_complete.load(), " complete, ", n_cancelled.load(), " cut, ", n_busy.load(), " refused");
+}
