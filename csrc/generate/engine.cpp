@@ -94,7 +94,8 @@ void Engine::submit(std::shared_ptr<Request> request) {
 
 void Engine::run(const Task& task, const std::function<bool()>& interrupted) {
     refuse_own_thread();
-    if (interrupted && interrupted()) throw Interrupted();  // a short task may end before the first slice does
+    if (interrupted && interrupted())
+        throw Interrupted();  // a short task may end before the first slice does
     const auto job = std::make_shared<Job>();
     job->task = task;
     std::unique_lock lock(mutex_);
