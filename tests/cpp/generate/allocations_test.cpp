@@ -11,11 +11,15 @@ std::atomic<size_t> chatglm::test::largest_request{0};
 using chatglm::test::largest_request;
 
 // In a file of their own: where a compiler sees both ends of a new and its delete it complains about malloc.
-void* operator new(size_t bytes) {
+void* operator new(size_t bytes, const std::nothrow_t&) noexcept {
     size_t largest = largest_request;
     while (bytes > largest && !largest_request.compare_exchange_weak(largest, bytes)) {
     }
-    if (void* p = std::malloc(bytes > 0 ? bytes : 1)) return p;
+    return std::malloc(bytes > 0 ? bytes : 1);
+}
+
+void* operator new(size_t bytes) {
+    if (void* p = operator new(bytes, std::nothrow)) return p;
     throw std::bad_alloc();
 }
 
