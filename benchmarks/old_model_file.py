@@ -73,7 +73,6 @@ def write(source: str, target: str) -> None:
 
 
 def write_file(reader: gguf.GGUFReader, file: BinaryIO) -> None:
-
     def field(key: str) -> int | float:
         return reader.fields[f"chatglm.{key}"].contents()
 
