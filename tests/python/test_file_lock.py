@@ -35,7 +35,7 @@ class Windows:
 
 
 def load_for_windows(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The module as it is on Windows. Only while it loads is this another system, for other modules ask too."""
+    """The module as it is on Windows. Only while it loads is this another system: others ask too."""
     spec = importlib.util.spec_from_file_location("file_lock_of_windows", file_lock.__file__)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
