@@ -29,7 +29,9 @@ def program() -> list[str]:
 
 def run(program: list[str], *arguments: object, stdin: str = "") -> subprocess.CompletedProcess[bytes]:
     command = [*program, *map(str, arguments)]
-    return subprocess.run(command, input=stdin.encode(), capture_output=True, cwd=ROOT, timeout=300, check=False)
+    return subprocess.run(
+        command, input=stdin.encode(), capture_output=True, cwd=ROOT, timeout=300, check=False
+    )
 
 
 def arguments_of(messages: list[dict[str, str]]) -> list[str] | None:

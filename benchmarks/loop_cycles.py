@@ -1,0 +1,80 @@
+"""Predicts the cycles of the innermost loops of 64-bit ARM functions, which a compiler wrote as assembly.
+
+    aarch64-linux-gnu-g++ -std=c++20 -O3 -ffp-contract=off -fno-trapping-math -march=armv8.2-a+dotprod \\
+        -Icsrc -Icsrc/include -S csrc/backend/cpu/kernels/dotprod.cpp -o dotprod.s
+    python benchmarks/loop_cycles.py dotprod.s 'tile<.*Q4_0, 2, 4>' --cpu apple-m1
+
+Needs llvm-mca and c++filt. A prediction takes every load to hit the first-level cache; it is no measurement.
+"""
+
+import argparse
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+LABEL = re.compile(r"^(\.?[\w$.]+):")
+BRANCH = re.compile(r"^\s+(?:b\.\w+|b\w\w|cbn?z|tbn?z)\s+(?:.*,\s*)?(\.L\w+)\s*$")
+ITERATIONS = 200
+
+
+def functions(text: str) -> Iterator[tuple[str, list[str]]]:
+    """Names, demangled, and lines of the functions of a file."""
+    names, bodies = [], []
+    for line in text.splitlines():
+        label = LABEL.match(line)
+        if label and not label[1].startswith(".L"):
+            names.append(label[1])
+            bodies.append([])
+        elif bodies:
+            bodies[-1].append(line)
+    demangled = subprocess.run(
+        ["c++filt"], input="\n".join(names), capture_output=True, text=True, check=True
+    )
+    plain = demangled.stdout.replace("chatglm::cpu::", "").replace("(anonymous namespace)::", "")
+    yield from zip(plain.splitlines(), bodies, strict=True)
+
+
+def innermost_loops(lines: list[str]) -> Iterator[list[str]]:
+    """Instructions from a label to the branch back to it, with no other jump's target and no loop between."""
+    start, label = 0, ""
+    for i, line in enumerate(lines):
+        if found := LABEL.match(line):
+            start, label = i + 1, found[1]
+        elif (branch := BRANCH.match(line)) and branch[1] == label:
+            yield [code for code in lines[start : i + 1] if re.match(r"\s+[a-z]", code)]
+
+
+def cycles(loop: list[str], cpu: str, mca: str) -> float:
+    """Of one turn."""
+    # An older model may lack what the table needs, and still tell of what is around it.
+    command = [mca, "-mtriple=aarch64", f"-mcpu={cpu}", "-mattr=+dotprod,+i8mm", f"-iterations={ITERATIONS}"]
+    done = subprocess.run(command, input="\n".join(loop), capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        sys.exit(f"error: {mca}: {done.stderr.strip()}")
+    total = re.search(r"Total Cycles:\s+(\d+)", done.stdout)
+    assert total
+    return int(total[1]) / ITERATIONS
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("file", type=Path, help="assembly, as gcc -S writes it")
+    parser.add_argument("function", help="regular expression that finds the demangled names")
+    parser.add_argument("--cpu", nargs="+", default=["apple-m1"], help="models of llvm-mca (apple-m1)")
+    parser.add_argument("--mca", default="llvm-mca", help="the program (llvm-mca)")
+    args = parser.parse_args()
+    print("instructions", *(f"{cpu:>12}" for cpu in args.cpu), "function")
+    for name, lines in functions(args.file.read_text("utf-8")):
+        if not re.search(args.function, name):
+            continue
+        # The loop that multiplies is the longest one; others set up and clean up.
+        loop = max(innermost_loops(lines), key=len, default=[])
+        if loop:
+            predicted = (f"{cycles(loop, cpu, args.mca):12.1f}" for cpu in args.cpu)
+            print(f"{len(loop):12}", *predicted, name.partition("(")[0])
+
+
+if __name__ == "__main__":
+    main()
