@@ -15,16 +15,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 LABEL = re.compile(r"^(\.?[\w$.]+):")
-BRANCH = re.compile(r"^\s+(?:b\.\w+|b\w\w|cbn?z|tbn?z)\s+(?:.*,\s*)?(\.L\w+)\s*$")
+BRANCH = re.compile(r"^\s+(?:b\.?\w\w|cbn?z|tbn?z)\s+(?:.*,\s*)?(\.L\w+|\d+)b?\s*(?://.*)?$")
 ITERATIONS = 200
 
 
 def functions(text: str) -> Iterator[tuple[str, list[str]]]:
     """Names, demangled, and lines of the functions of a file."""
     names, bodies = [], []
+    # Assembly inside of C++ has numbers for labels, "1:", and stands where it likes.
+    text = re.sub(r"^\s*(\d+):[ \t]*", r"\1:\n\t", text, flags=re.MULTILINE)
+    text = re.sub(r"^(\.?[a-z][\w.]*[ \t])", r"\t\1", text, flags=re.MULTILINE)
     for line in text.splitlines():
         label = LABEL.match(line)
-        if label and not label[1].startswith(".L"):
+        if label and not label[1].startswith(".L") and not label[1].isdigit():
             names.append(label[1])
             bodies.append([])
         elif bodies:
@@ -43,7 +46,8 @@ def innermost_loops(lines: list[str]) -> Iterator[list[str]]:
         if found := LABEL.match(line):
             start, label = i + 1, found[1]
         elif (branch := BRANCH.match(line)) and branch[1] == label:
-            yield [code for code in lines[start : i + 1] if re.match(r"\s+[a-z]", code)]
+            loop = [code for code in lines[start:i] if re.match(r"\s+(\.inst\b|[a-z])", code)]
+            yield [*loop, re.sub(r"\b\d+b\b", ".Lloop", line)]  # llvm-mca follows no label
 
 
 def cycles(loop: list[str], cpu: str, mca: str) -> float:
@@ -63,15 +67,16 @@ def main() -> None:
     parser.add_argument("file", type=Path, help="assembly, as gcc -S writes it")
     parser.add_argument("function", help="regular expression that finds the demangled names")
     parser.add_argument("--cpu", nargs="+", default=["apple-m1"], help="models of llvm-mca (apple-m1)")
+    parser.add_argument("--all", action="store_true", help="each loop, not just the longest of a function")
     parser.add_argument("--mca", default="llvm-mca", help="the program (llvm-mca)")
     args = parser.parse_args()
     print("instructions", *(f"{cpu:>12}" for cpu in args.cpu), "function")
     for name, lines in functions(args.file.read_text("utf-8")):
         if not re.search(args.function, name):
             continue
-        # The loop that multiplies is the longest one; others set up and clean up.
-        loop = max(innermost_loops(lines), key=len, default=[])
-        if loop:
+        # The loop that multiplies is mostly the longest one; others set up and clean up.
+        loops = sorted(innermost_loops(lines), key=len, reverse=True)
+        for loop in loops if args.all else loops[:1]:
             predicted = (f"{cycles(loop, cpu, args.mca):12.1f}" for cpu in args.cpu)
             print(f"{len(loop):12}", *predicted, name.partition("(")[0])
 

@@ -1,7 +1,7 @@
 """The native program, from its arguments to what it prints, against the original model code.
 
-CHATGLM_TEST_NATIVE is the command that runs it: build/native/chatglm, or an emulator before the program of another
-processor (scripts/check_aarch64.sh). Without it these tests are skipped.
+CHATGLM_TEST_NATIVE is the command that runs it: build/native/chatglm, or an emulator before the program of
+another processor (scripts/check_aarch64.sh). Without it these tests are skipped.
 """
 
 from __future__ import annotations
