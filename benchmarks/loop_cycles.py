@@ -4,7 +4,8 @@
         -Icsrc -Icsrc/include -S csrc/backend/cpu/kernels/dotprod.cpp -o dotprod.s
     python benchmarks/loop_cycles.py dotprod.s 'tile<.*Q4_0, 2, 4>' --cpu apple-m1
 
-Needs llvm-mca and c++filt. A prediction takes every load to hit the first-level cache; it is no measurement.
+Needs llvm-mca, llvm-mc beside it, and c++filt. A prediction takes every load to hit the first-level cache; it
+is no measurement.
 """
 
 import argparse
@@ -50,11 +51,26 @@ def innermost_loops(lines: list[str]) -> Iterator[list[str]]:
             yield [*loop, re.sub(r"\b\d+b\b", ".Lloop", line)]  # llvm-mca follows no label
 
 
+def decoded(loop: list[str], mca: str) -> list[str]:
+    """With instructions that are given as numbers (.inst), which llvm-mca passes over, by their names."""
+    words = [re.fullmatch(r"\s*\.inst\s+0x(\w+).*", line) for line in loop]
+    numbers = [int(word[1], 16).to_bytes(4, "little") for word in words if word]
+    if not numbers:
+        return loop
+    text = "\n".join(" ".join(f"{byte:#x}" for byte in number) for number in numbers)
+    command = [mca.removesuffix("-mca") + "-mc", "-triple=aarch64", "-mattr=+all", "-disassemble"]
+    done = subprocess.run(command, input=text, capture_output=True, text=True, check=True)
+    names = iter([line for line in done.stdout.splitlines() if re.match(r"\s+[a-z]", line)])
+    return [next(names) if word else line for line, word in zip(loop, words, strict=True)]
+
+
 def cycles(loop: list[str], cpu: str, mca: str) -> float:
     """Of one turn."""
     # An older model may lack what the table needs, and still tell of what is around it.
     command = [mca, "-mtriple=aarch64", f"-mcpu={cpu}", "-mattr=+dotprod,+i8mm", f"-iterations={ITERATIONS}"]
-    done = subprocess.run(command, input="\n".join(loop), capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, input="\n".join(decoded(loop, mca)), capture_output=True, text=True, check=False
+    )
     if done.returncode != 0:
         sys.exit(f"error: {mca}: {done.stderr.strip()}")
     total = re.search(r"Total Cycles:\s+(\d+)", done.stdout)
