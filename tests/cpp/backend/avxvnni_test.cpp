@@ -96,7 +96,7 @@ TEST_CASE("the kernels for AVX-VNNI give the bits of AVX2") {
                 }
                 const auto expected = multiply(*avx2_kernels(), type, weight, n_out, n_cols, x, n_rows);
                 const auto found = multiply(*kernels, type, weight, n_out, n_cols, x, n_rows);
-                CAPTURE(dtype_name(type));
+                CAPTURE(dtype_info(type).name);
                 CAPTURE(n_cols);
                 CAPTURE(n_rows);
                 REQUIRE(std::memcmp(expected.data(), found.data(), expected.size() * sizeof(float)) == 0);
