@@ -149,7 +149,7 @@ void bind_pipeline(py::module_& m) {
         "fit_conversation",
         [](const Tokenizer& t, const std::vector<ChatMessage>& messages, const std::string& tools,
            const std::string& when_full, int max_tokens) {
-            ChatOptions options;
+            PromptOptions options;
             options.tools = tools;
             FittedPrompt prompt =
                 fit_conversation(t, messages, options, parse_when_full(when_full), max_tokens);
@@ -280,6 +280,26 @@ void bind_pipeline(py::module_& m) {
                 return out;
             },
             py::arg("texts"), py::arg("pooling"), py::arg("normalize"))
+        .def(
+            "save_session",
+            [](Pipeline& p, const std::string& path, const std::vector<ChatMessage>& messages,
+               const std::string& tools) {
+                int n_tokens = 0;
+                run_without_lock([&](const auto& interrupted) {
+                    n_tokens = p.save_session(path, messages, tools, interrupted);
+                });
+                return n_tokens;
+            },
+            py::arg("path"), py::arg("messages"), py::arg("tools"))
+        .def(
+            "load_session",
+            [](Pipeline& p, const std::string& path) {
+                Session session;
+                run_without_lock(
+                    [&](const auto& interrupted) { session = p.load_session(path, interrupted); });
+                return session;
+            },
+            py::arg("path"))
         .def_property_readonly("tokenizer", &Pipeline::tokenizer, py::return_value_policy::reference_internal)
         .def_property_readonly("config", &Pipeline::config, py::return_value_policy::reference_internal)
         .def_property_readonly("n_threads", &Pipeline::n_threads)

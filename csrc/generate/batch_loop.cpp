@@ -193,6 +193,38 @@ void BatchLoop::compute_embeddings(EmbeddingJob& job, const std::function<bool()
     job.pool(cache_);
 }
 
+std::pair<KvCache::SequenceId, int> BatchLoop::share_known_pages(std::span<const int32_t> ids,
+                                                                 const PrefixCache::Origin& loras) {
+    const PrefixCache::Match match = prefixes_.find(ids, loras);
+    const int n_slots = match.n_slots - match.n_slots % cache_.layout().page_size;
+    const int n_tokens = std::max(0, n_slots - model_.config().prefix_length);
+    return {cache_.share(match.pages, n_tokens > 0 ? n_slots : 0), n_tokens};
+}
+
+KvCache::SequenceId BatchLoop::new_pages(int n_pages) {
+    n_pages = static_cast<int>(std::clamp<int64_t>(budget_ - pages_in_use(), 0, n_pages));
+    make_room(n_pages);
+    const auto sequence = cache_.create();
+    try {
+        cache_.extend(sequence, n_pages * cache_.layout().page_size);
+    } catch (...) {
+        cache_.release(sequence);
+        throw;
+    }
+    return sequence;
+}
+
+void BatchLoop::keep(KvCache::SequenceId sequence, std::span<const int32_t> ids,
+                     const PrefixCache::Origin& loras) {
+    prefixes_.insert(sequence, ids, loras);
+}
+
+void BatchLoop::let_go(KvCache::SequenceId sequence) {
+    cache_.release(sequence);
+    make_room(0);
+    cache_.shrink(budget_);
+}
+
 void BatchLoop::compute(const Plan& plan, const std::atomic<bool>& stop) {
     const ModelConfig& config = model_.config();
     const auto vocab = static_cast<size_t>(config.vocab_size);

@@ -51,6 +51,15 @@ class BatchLoop {
     // Computes the next part of texts whose hidden states are wanted.
     void compute_embeddings(EmbeddingJob& job, const std::function<bool()>& interrupted);
 
+    // For others to read or fill while replies go on, a sequence of whole pages: those that the cache has of
+    // the beginning of `ids`, and of how many ids; or new ones, `n_pages` or as many as the budget has room
+    // for. To be let go of; keep() leaves what was filled in for later replies.
+    std::pair<KvCache::SequenceId, int> share_known_pages(std::span<const int32_t> ids,
+                                                          const PrefixCache::Origin& loras);
+    KvCache::SequenceId new_pages(int n_pages);
+    void keep(KvCache::SequenceId sequence, std::span<const int32_t> ids, const PrefixCache::Origin& loras);
+    void let_go(KvCache::SequenceId sequence);
+
     // Evicts what other replies left behind until `n_pages` more fit in the budget; false when they do not.
     bool make_room(int n_pages);
     void clear_prefixes() { prefixes_.clear(); }

@@ -9,10 +9,12 @@
 #include <string_view>
 #include <vector>
 
+#include "chatglm/chat.h"
 #include "chatglm/constraint.h"
 #include "chatglm/generation.h"
 #include "chatglm/message.h"
 #include "chatglm/model.h"
+#include "chatglm/session.h"
 #include "chatglm/tokenizer.h"
 
 namespace chatglm {
@@ -133,8 +135,17 @@ class Pipeline {
     std::unique_ptr<Generation> start(std::vector<int32_t> prompt, const GenerationConfig& config,
                                       std::shared_ptr<Constraint> constraint = nullptr);
 
-    // The assistant's reply to a conversation. `on_text` receives the answer, which is the reply's `content`;
-    // `on_reasoning` what a reasoning model thinks before it, the reply's `reasoning_content`.
+    // Begins the assistant's reply to a conversation and returns at once. Throws as start(), and
+    // InvalidArgument for what the model's chat format does not know.
+    std::unique_ptr<ChatStream> stream_chat(const std::vector<ChatMessage>& messages,
+                                            const GenerationConfig& config = {},
+                                            const ChatOptions& options = {});
+    // The whole reply. `on_delta` receives its pieces as they come; false ends it there.
+    using DeltaCallback = std::function<bool(const DeltaMessage& delta)>;
+    ChatMessage chat(const std::vector<ChatMessage>& messages, const GenerationConfig& config,
+                     const ChatOptions& options, const DeltaCallback& on_delta = nullptr);
+    // The same for a conversation without tools. `on_text` receives the answer, which is the reply's
+    // `content`; `on_reasoning` what a reasoning model thinks before it, the reply's `reasoning_content`.
     ChatMessage chat(const std::vector<ChatMessage>& messages, const GenerationConfig& config = {},
                      const TextCallback& on_text = nullptr, const TextCallback& on_reasoning = nullptr);
 
@@ -155,6 +166,17 @@ class Pipeline {
     void embed(const std::vector<std::vector<int32_t>>& texts, float* out,
                const EmbeddingOptions& options = {}, const std::function<bool()>& interrupted = nullptr);
     std::vector<float> embed(std::string_view text, const EmbeddingOptions& options = {});
+
+    // Puts a conversation aside in the file at `path`, with the keys and values that the cache has of it, in
+    // whole pages of 64 tokens; returns of how many tokens. `tools` are those that its prompts told of. What
+    // was at `path` is replaced at once, or stays as it is. Throws FileError, and InvalidArgument for a
+    // conversation that the chat format does not know. `interrupted` as in Generation::step.
+    int save_session(const std::string& path, const std::vector<ChatMessage>& messages,
+                     const std::string& tools = {}, const std::function<bool()>& interrupted = nullptr);
+    // The conversation in such a file, whose keys and values the cache has afterwards as if it had been held
+    // just now. Throws InvalidArgument when it was saved with another model file, type of cache or adapters
+    // than those in use; FileError, FormatError, OutOfMemory.
+    Session load_session(const std::string& path, const std::function<bool()>& interrupted = nullptr);
 
     PipelineStats stats() const;
     // Forgets what earlier replies left for later ones.
