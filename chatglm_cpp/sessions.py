@@ -1,4 +1,4 @@
-"""Conversations that were put aside in files; Pipeline.save_session and load_session write and resume them."""
+"""Conversations in files, which Pipeline.save_session and Pipeline.load_session put aside and resume."""
 
 from __future__ import annotations
 

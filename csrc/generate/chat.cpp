@@ -144,19 +144,24 @@ ChatMessage Pipeline::chat(const std::vector<ChatMessage>& messages, const Gener
     });
 }
 
+std::unique_ptr<ChatStream> Pipeline::stream_generate(std::string_view prompt,
+                                                      const GenerationConfig& config) {
+    TextStreamer streamer(tokenizer(), TextStreamer::kPlain, config.stop);
+    return std::unique_ptr<ChatStream>(new ChatStream(std::make_unique<ChatStream::State>(
+        ChatStream::State{start(tokenizer().encode(prompt), config), std::move(streamer)})));
+}
+
 std::string Pipeline::generate(std::string_view prompt, const GenerationConfig& config,
                                const TextCallback& on_text) {
-    ChatStream stream(std::make_unique<ChatStream::State>(
-        ChatStream::State{start(tokenizer().encode(prompt), config),
-                          TextStreamer(tokenizer(), TextStreamer::kPlain, config.stop)}));
+    const auto stream = stream_generate(prompt, config);
     DeltaMessage delta;
-    while (stream.next(delta)) {
+    while (stream->next(delta)) {
         if (!delta.content.empty() && on_text && !on_text(delta.content)) {
-            stream.finish();
+            stream->finish();
             break;
         }
     }
-    return stream.message().content;
+    return stream->message().content;
 }
 
 }  // namespace chatglm

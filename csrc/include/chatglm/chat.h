@@ -55,7 +55,8 @@ struct DeltaMessage {
     std::vector<TokenLogprobs> logprobs = {};  // of these, when GenerationConfig::logprobs asks for them
 };
 
-// A reply to a conversation on its way. Destroying it early cancels it. Not for several threads at once.
+// A reply to a conversation on its way, or a continuation of a text as its content. Destroying it early
+// cancels it. Not for several threads at once.
 class ChatStream {
   public:
     ~ChatStream();

@@ -149,7 +149,8 @@ class Pipeline {
     ChatMessage chat(const std::vector<ChatMessage>& messages, const GenerationConfig& config = {},
                      const TextCallback& on_text = nullptr, const TextCallback& on_reasoning = nullptr);
 
-    // A continuation of `prompt` (base and code models).
+    // A continuation of `prompt` (base and code models); begun, or whole.
+    std::unique_ptr<ChatStream> stream_generate(std::string_view prompt, const GenerationConfig& config = {});
     std::string generate(std::string_view prompt, const GenerationConfig& config = {},
                          const TextCallback& on_text = nullptr);
 
