@@ -251,7 +251,11 @@ TEST_CASE("damage anywhere is found, whatever it is") {
             return with(text.replace(at, from.size(), to));
         };
         CHECK(!refuses(with(header)));
+        CHECK(fresh.stats().cached_bytes > 0);
         fresh.clear_cache();
+        // Pages that another program computed are left out.
+        CHECK(!refuses(replaced("\"engine\": \"", "\"engine\": \"another ")));
+        CHECK(fresh.stats().cached_bytes == 0);
         CHECK(refuses(with("")));
         CHECK(refuses(with("{}")));
         CHECK(refuses(with("[1, 2")));
