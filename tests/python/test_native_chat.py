@@ -29,9 +29,8 @@ def program() -> list[str]:
 
 
 def run(program: list[str], *arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*program, *map(str, arguments)], input="", capture_output=True, encoding="utf-8", timeout=120, check=False
-    )  # fmt: skip
+    command = [*program, *map(str, arguments)]
+    return subprocess.run(command, input="", capture_output=True, encoding="utf-8", timeout=120, check=False)
 
 
 def test_a_session_goes_on_in_another_run(program, converted, tmp_path):
