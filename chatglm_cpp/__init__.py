@@ -32,6 +32,7 @@ from ._C import (
 from .messages import DeltaMessage, TokenLogprob, ToolCallDelta
 from .model_config import ModelConfig
 from .pipeline import Pipeline
+from .sessions import Session, read_session
 from .stream import Completion, Stream, Usage
 from .tokenizer import Tokenizer
 from .tools import tool
@@ -51,6 +52,7 @@ __all__ = [
     "ModelConfig",
     "Pipeline",
     "PipelineStats",
+    "Session",
     "Stream",
     "TokenLogprob",
     "Tokenizer",
@@ -58,5 +60,6 @@ __all__ = [
     "ToolCallMessage",
     "Usage",
     "__version__",
+    "read_session",
     "tool",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import warnings
 from collections.abc import Iterable, Mapping
 from functools import cached_property
@@ -15,11 +16,13 @@ import numpy.typing as npt
 from . import _C
 from ._C import ChatMessage, ContextLengthError, FormatError, InvalidArgument
 from .chat_prompt import WhenFull, make_chat_prompt
+from .embeddings import PoolingName, Text, to_texts_of_ids
 from .lora import LoraLike, to_loras
-from .messages import Conversation, DeltaMessage, check_text, merge_deltas, to_token_ids
+from .messages import Conversation, DeltaMessage, check_text, merge_deltas, to_messages, to_token_ids
 from .model_config import Model, ModelConfig, make_config
 from .model_file import engine_path, find_model, remove_damaged
 from .options import GenerationOptions, as_float, as_int, make_generation_config
+from .sessions import Session, make_session, session_path
 from .stream import Completion, Stream
 from .structured import Constraint, Formats
 from .tokenizer import Tokenizer
@@ -119,6 +122,7 @@ class Pipeline:
             self._path = engine_path(find_model(path, dtype, verbose))
             self._engine = load(self._path)
         self.tokenizer = Tokenizer(self._engine.tokenizer)
+        self._lora_lock = threading.Lock()
 
     @property
     def path(self) -> str:
@@ -171,7 +175,32 @@ class Pipeline:
             FormatError: it is no adapter, or one of another model.
             InvalidArgument: a scale is not a finite number, or a folder is given.
         """
-        self._engine.set_loras(to_loras(lora))
+        with self._lora_lock:
+            self._engine.set_loras(to_loras(lora))
+
+    def attach_lora(self, path: str | os.PathLike[str], scale: float = 1.0) -> None:
+        """Adds an adapter to those in use, or gives one of them another scale. Errors as of set_lora.
+
+        pipeline.attach_lora("poet.gguf", scale=0.5)
+        pipeline.detach_lora("poet.gguf")
+        """
+        with self._lora_lock:
+            self._engine.set_loras(list({**self.lora, **dict(to_loras({path: scale}))}.items()))
+
+    def detach_lora(self, path: str | os.PathLike[str]) -> None:
+        """Takes an adapter out of use.
+
+        Raises:
+            InvalidArgument: it is not in use.
+        """
+        ((name, _),) = to_loras(path)
+        with self._lora_lock:
+            others = self.lora
+            if name not in others:
+                in_use = ", ".join(map(repr, others)) or "none"
+                raise InvalidArgument(f"The adapter {name!r} is not in use; in use: {in_use}.")
+            del others[name]
+            self._engine.set_loras(list(others.items()))
 
     @property
     def lora(self) -> dict[str, float]:
@@ -482,6 +511,80 @@ class Pipeline:
         if len(ids) > (limit := self._engine.config.max_length):
             raise ContextLengthError(f"input_ids has {len(ids)} tokens, and the model's context has {limit}.")
         return self._engine.logits(ids)
+
+    def embed(
+        self,
+        texts: str | Iterable[Text],
+        *,
+        pooling: PoolingName = "mean",
+        normalize: bool = True,
+    ) -> npt.NDArray[np.float32]:
+        """A vector for each text, for search and comparison: float32 (len(texts), hidden_size), and for a
+        single str (hidden_size,).
+
+            vectors = pipeline.embed(["你好", "今天天气很好", "hello"])
+            print(vectors @ vectors[0])  # how much each is like the first, at most 1
+
+        Args:
+            texts: a text or several. One of several may be a list of token ids, which are taken as they are;
+                of a str they are `tokenizer.encode(text)`, with the special tokens that the model puts around
+                a prompt, so that even an empty text has a vector.
+            pooling: "mean" of the states of all tokens after the last layer and its norm, or that of the
+                "last" token.
+            normalize: to length 1.
+
+        Texts are computed several at a time, beside replies and with the LoRA adapters in use. A vector does
+        not depend on the other texts.
+
+        Raises:
+            ContextLengthError: a text is longer than the model's context.
+            InvalidArgument: a text has no tokens, an id is outside the vocabulary, or `pooling` is unknown.
+            TypeError: something else is given.
+        """
+        single = isinstance(texts, str)
+        config = self._engine.config
+        ids = to_texts_of_ids(texts, self.tokenizer, config.vocab_size, config.max_length)
+        vectors = self._engine.embed(ids, check_text(pooling, "pooling"), bool(normalize))
+        return vectors[0] if single else vectors
+
+    def save_session(
+        self,
+        path: str | os.PathLike[str],
+        messages: Conversation,
+        *,
+        tools: Iterable[ToolLike] | None = None,
+    ) -> int:
+        """Puts a conversation aside in a file, with what was computed for it; see load_session.
+
+            messages.append(pipeline.chat(messages))
+            pipeline.save_session("talk.session", messages)
+
+        `tools` are those of the conversation, if any. Of the keys and values what the cache still has goes
+        along, in whole pages of 64 tokens; returns how many tokens these are, 0 with ChatGLM-6B. A file that
+        was there is replaced at once, or stays as it is. Replies that are being written go on meanwhile.
+
+        Raises:
+            OSError: the file cannot be written.
+            InvalidArgument: the model's chat format does not know such a conversation.
+            TypeError: something is of the wrong type.
+        """
+        return self._engine.save_session(session_path(path), to_messages(messages), to_tools(tools))
+
+    def load_session(self, path: str | os.PathLike[str]) -> Session:
+        """The conversation in a file of save_session; its next turn is computed from where it was.
+
+            session = pipeline.load_session("talk.session")
+            messages = [*session.messages, {"role": "user", "content": "And then?"}]
+            reply = pipeline.chat(messages, tools=session.tools)
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            FormatError: it is damaged, or is no session.
+            InvalidArgument: the model file, kv_dtype or the LoRA adapters are others than when it was saved;
+                chatglm_cpp.read_session gives the text of any session.
+            MemoryError: the memory for the keys and values cannot be had.
+        """
+        return make_session(self._engine.load_session(session_path(path)))
 
     def merge_streaming_messages(self, chunks: Iterable[DeltaMessage]) -> ChatMessage:
         """The whole message of a streamed reply, its thought and tool calls apart, from all of its pieces."""

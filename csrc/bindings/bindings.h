@@ -14,6 +14,7 @@ namespace chatglm::bindings {
 void bind_errors(pybind11::module_& m);
 void bind_messages(pybind11::module_& m);
 void bind_sampling(pybind11::module_& m);
+void bind_sessions(pybind11::module_& m);
 void bind_pipeline(pybind11::module_& m);
 void bind_generation(pybind11::module_& m);
 void bind_without_lock(pybind11::module_& m);

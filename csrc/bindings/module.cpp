@@ -10,6 +10,7 @@ PYBIND11_MODULE(_C, m) {
     chatglm::bindings::bind_messages(m);
     chatglm::bindings::bind_sampling(m);
     chatglm::bindings::bind_generation(m);
+    chatglm::bindings::bind_sessions(m);
     chatglm::bindings::bind_pipeline(m);
     chatglm::bindings::bind_arrays(m);
     chatglm::bindings::bind_bench(m);

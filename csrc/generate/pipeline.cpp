@@ -10,11 +10,12 @@
 #include "core/thread_pool.h"
 #include "format/gguf.h"
 #include "generate/engine.h"
+#include "generate/session_task.h"
 #include "model/glm_model.h"
 #include "model/load_config.h"
 #include "model/memory_need.h"
 #include "model/model_file.h"
-#include "text/utf8_stream.h"
+#include "text/chat_format.h"
 
 namespace chatglm {
 namespace {
@@ -127,6 +128,11 @@ struct Pipeline::Shared {
         static_cast<void>(owner_.release());
         engine_.store(make_engine());
         return *engine_.load();
+    }
+
+    SessionContext session_context(const std::function<bool()>& interrupted) {
+        return {engine(),       model.config(),  file,       options.kv_dtype,
+                backend->isa(), current_loras(), interrupted};
     }
 
     bool in_engine_thread() const { return engine_.load()->in_own_thread(); }
@@ -294,53 +300,6 @@ std::unique_ptr<Generation> Pipeline::start(std::vector<int32_t> prompt, const G
         new Generation(std::make_unique<Generation::State>(shared_, &engine, request)));
 }
 
-namespace {
-
-// Runs a generation to its end, handing pieces of its text to `on_text`, and of its thought to
-// `on_reasoning`; returns what came.
-ChatMessage run(Generation& generation, TextStreamer& streamer, const Pipeline::TextCallback& on_text,
-                const Pipeline::TextCallback& on_reasoning = nullptr) {
-    ChatMessage message{ChatMessage::kRoleAssistant, ""};
-    const auto give = [](const std::string& text, const Pipeline::TextCallback& to) {
-        return text.empty() || !to || to(text);
-    };
-    const auto add = [&](const std::string& text) {
-        message.reasoning_content += streamer.reasoning();
-        message.content += text;
-        if (message.tool_call_error.empty()) message.tool_call_error = streamer.tool_call_error();
-    };
-    bool wanted = true;
-    int32_t token = 0;
-    while (wanted && !generation.done()) {
-        if (!generation.step(token)) continue;
-        const std::string text = streamer.put(token);
-        add(text);
-        if (streamer.stopped()) generation.stop();
-        wanted = give(streamer.reasoning(), on_reasoning) && give(text, on_text);
-    }
-    const std::string text = streamer.finish();
-    add(text);
-    if (wanted && give(streamer.reasoning(), on_reasoning)) give(text, on_text);
-    message.tool_calls = streamer.tool_calls();
-    return message;
-}
-
-}  // namespace
-
-ChatMessage Pipeline::chat(const std::vector<ChatMessage>& messages, const GenerationConfig& config,
-                           const TextCallback& on_text, const TextCallback& on_reasoning) {
-    const auto generation = start(tokenizer().apply_chat_template(messages), config);
-    TextStreamer streamer(tokenizer(), TextStreamer::kReply, config.stop);
-    return run(*generation, streamer, on_text, on_reasoning);
-}
-
-std::string Pipeline::generate(std::string_view prompt, const GenerationConfig& config,
-                               const TextCallback& on_text) {
-    const auto generation = start(tokenizer().encode(prompt), config);
-    TextStreamer streamer(tokenizer(), TextStreamer::kPlain, config.stop);
-    return run(*generation, streamer, on_text).content;
-}
-
 void Pipeline::logits(const std::vector<int32_t>& ids, float* out, const std::function<bool()>& interrupted) {
     if (ids.size() > static_cast<size_t>(config().max_length)) {
         throw ContextLengthError("There are " + std::to_string(ids.size()) +
@@ -370,6 +329,55 @@ void Pipeline::logits(const std::vector<int32_t>& ids, float* out, const std::fu
         throw;
     }
     release();
+}
+
+void Pipeline::embed(const std::vector<std::vector<int32_t>>& texts, float* out,
+                     const EmbeddingOptions& options, const std::function<bool()>& interrupted) {
+    for (size_t i = 0; i < texts.size(); ++i) {
+        const std::string name = "Text " + std::to_string(i);
+        if (texts[i].empty()) throw InvalidArgument(name + " has no tokens, so there is nothing to embed.");
+        if (texts[i].size() > static_cast<size_t>(config().max_length)) {
+            throw ContextLengthError(name + " has " + std::to_string(texts[i].size()) +
+                                     " tokens, and the model's context has " +
+                                     std::to_string(config().max_length) + ". Cut it into parts.");
+        }
+        for (const int32_t id : texts[i]) {
+            if (id >= 0 && id < config().vocab_size) continue;
+            throw InvalidArgument(name + " holds the token id " + std::to_string(id) +
+                                  ", outside the vocabulary of " + std::to_string(config().vocab_size) + ".");
+        }
+    }
+    EmbeddingJob job(texts, options, shared_->current_loras(), out);
+    Engine& engine = shared_->engine();
+    try {
+        // One batch a turn: replies that are being written go on between them.
+        while (!job.done()) {
+            engine.run([&](BatchLoop& loop, const auto& unwanted) { loop.compute_embeddings(job, unwanted); },
+                       interrupted);
+        }
+    } catch (...) {
+        engine.run([&](BatchLoop& loop, const auto&) { job.release(loop.cache()); });
+        throw;
+    }
+}
+
+std::vector<float> Pipeline::embed(std::string_view text, const EmbeddingOptions& options) {
+    std::vector<float> result(static_cast<size_t>(config().hidden_size));
+    embed({tokenizer().encode(text)}, result.data(), options);
+    return result;
+}
+
+int Pipeline::save_session(const std::string& path, const std::vector<ChatMessage>& messages,
+                           const std::string& tools, const std::function<bool()>& interrupted) {
+    PromptOptions options;
+    options.tools = tools;
+    options.add_generation_prompt = false;
+    const std::vector<int32_t> ids = ChatFormat::encode(tokenizer(), messages, options);
+    return chatglm::save_session(shared_->session_context(interrupted), path, {messages, tools}, ids);
+}
+
+Session Pipeline::load_session(const std::string& path, const std::function<bool()>& interrupted) {
+    return chatglm::load_session(shared_->session_context(interrupted), path);
 }
 
 PipelineStats Pipeline::stats() const {

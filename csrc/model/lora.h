@@ -34,6 +34,7 @@ class LoraAdapter {
         return layers_[static_cast<size_t>(layer)][static_cast<size_t>(target)];
     }
     const std::vector<Factor>& output_factors() const { return output_; }
+    const GgufFile& file() const { return file_; }
     int64_t max_rank() const { return max_rank_; }
 
   private:

@@ -29,7 +29,7 @@ std::string place(size_t i) {
     return "messages[" + std::to_string(i) + "]";
 }
 
-void check_messages(const Messages& messages, const ChatOptions& options) {
+void check_messages(const Messages& messages, const PromptOptions& options) {
     constexpr std::array<std::string_view, 4> kRoles{ChatMessage::kRoleSystem, ChatMessage::kRoleUser,
                                                      ChatMessage::kRoleAssistant,
                                                      ChatMessage::kRoleObservation};
@@ -54,11 +54,11 @@ void check_messages(const Messages& messages, const ChatOptions& options) {
     }
 }
 
-bool has_tools(const ChatOptions& options) {
+bool has_tools(const PromptOptions& options) {
     return !options.tools.empty() && !parse_tools(options.tools).array()->empty();
 }
 
-void check_tools(const Tokenizer& tokenizer, const ChatOptions& options) {
+void check_tools(const Tokenizer& tokenizer, const PromptOptions& options) {
     if (!has_tools(options) || tokenizer.chat_format().empty()) return;
     if (!tokenizer.knows_tools()) {
         throw InvalidArgument(tokenizer.chat_format() == "template"
@@ -178,7 +178,7 @@ int32_t role_id(const Tokenizer& tokenizer, const std::string& role) {
     return id;
 }
 
-Ids encode_roles(const Tokenizer& tokenizer, const Messages& messages, const ChatOptions& options,
+Ids encode_roles(const Tokenizer& tokenizer, const Messages& messages, const PromptOptions& options,
                  ToolStyle style) {
     const Messages all =
         options.tools.empty() ? messages : with_tools(messages, parse_tools(options.tools), style);
@@ -283,7 +283,7 @@ void check_known(const Messages& messages, const std::string& source) {
 
 // Everything of a conversation that a template may print.
 std::vector<std::string_view> texts_of(const Messages& messages, const std::string& source,
-                                       const ChatOptions& options) {
+                                       const PromptOptions& options) {
     std::vector<std::string_view> texts{source, options.tools};
     for (const ChatMessage& message : messages) {
         texts.insert(texts.end(), {message.content, message.reasoning_content});
@@ -295,7 +295,7 @@ std::vector<std::string_view> texts_of(const Messages& messages, const std::stri
 }
 
 std::string render_template(const Tokenizer& tokenizer, const std::string& source, const Messages& messages,
-                            const ChatOptions& options, const SpecialGuard& guard) {
+                            const PromptOptions& options, const SpecialGuard& guard) {
     check_known(messages, source);
     Json all = template_messages(messages, source, guard);
     Json variables = Json::Object{};
@@ -321,7 +321,7 @@ std::string render_template(const Tokenizer& tokenizer, const std::string& sourc
 
 }  // namespace
 
-Ids ChatFormat::encode(const Tokenizer& tokenizer, const Messages& messages, const ChatOptions& options) {
+Ids ChatFormat::encode(const Tokenizer& tokenizer, const Messages& messages, const PromptOptions& options) {
     check_messages(messages, options);
     check_tools(tokenizer, options);
     const std::string& format = tokenizer.chat_format();
@@ -340,14 +340,14 @@ Ids ChatFormat::encode(const Tokenizer& tokenizer, const Messages& messages, con
 }
 
 Ids ChatFormat::encode_template(const Tokenizer& tokenizer, const Messages& messages,
-                                const ChatOptions& options) {
+                                const PromptOptions& options) {
     const std::string& source = tokenizer.chat_template_;
     const SpecialGuard guard(tokenizer, texts_of(messages, source, options));
     return guard.encode(render_template(tokenizer, source, messages, options, guard));
 }
 
 std::string ChatFormat::render(const Tokenizer& tokenizer, const Messages& messages,
-                               const ChatOptions& options) {
+                               const PromptOptions& options) {
     check_messages(messages, options);
     check_tools(tokenizer, options);
     const std::string& source = tokenizer.chat_template_;
@@ -385,7 +385,7 @@ Thinking ChatFormat::thinking(const Tokenizer& tokenizer) {
 }
 
 Ids Tokenizer::apply_chat_template(const Messages& messages, const std::string& tools) const {
-    ChatOptions options;
+    PromptOptions options;
     options.tools = tools;
     return ChatFormat::encode(*this, messages, options);
 }

@@ -11,7 +11,7 @@
 
 namespace chatglm {
 
-struct ChatOptions {
+struct PromptOptions {
     // A JSON array of tool definitions ({"type": "function", "function": {...}}, or the bare {...} with a
     // name), put where the model was trained to find them. Empty: none.
     std::string tools{};
@@ -36,11 +36,11 @@ class ChatFormat {
     // Throws InvalidArgument when roles, order, tools or tool calls are not what the format knows, and
     // FormatError when the file's template or vocabulary does not serve.
     static std::vector<int32_t> encode(const Tokenizer& tokenizer, const std::vector<ChatMessage>& messages,
-                                       const ChatOptions& options = {});
+                                       const PromptOptions& options = {});
 
     // The text that a "template" format makes of the conversation, with special tokens spelled out.
     static std::string render(const Tokenizer& tokenizer, const std::vector<ChatMessage>& messages,
-                              const ChatOptions& options = {});
+                              const PromptOptions& options = {});
 
     // How replies of this model call tools.
     static ToolStyle tool_style(const Tokenizer& tokenizer);
@@ -52,7 +52,7 @@ class ChatFormat {
   private:
     static std::vector<int32_t> encode_template(const Tokenizer& tokenizer,
                                                 const std::vector<ChatMessage>& messages,
-                                                const ChatOptions& options);
+                                                const PromptOptions& options);
 };
 
 }  // namespace chatglm

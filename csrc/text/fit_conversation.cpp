@@ -45,7 +45,7 @@ WhenFull parse_when_full(std::string_view name) {
 }
 
 FittedPrompt fit_conversation(const Tokenizer& tokenizer, const Messages& messages,
-                              const ChatOptions& options, WhenFull when_full, int max_tokens) {
+                              const PromptOptions& options, WhenFull when_full, int max_tokens) {
     const auto fits = [&](const FittedPrompt& prompt) {
         return prompt.ids.size() <= static_cast<size_t>(std::max(max_tokens, 0));
     };

@@ -11,7 +11,7 @@ namespace chatglm {
 class KnownTools {
   public:
     KnownTools() = default;
-    // `tools` as in ChatOptions; empty: none. Throws InvalidArgument.
+    // `tools` as in PromptOptions; empty: none. Throws InvalidArgument.
     explicit KnownTools(const std::string& tools);
 
     bool has(std::string_view name) const { return find(name) != nullptr; }

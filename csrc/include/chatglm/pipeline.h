@@ -9,10 +9,12 @@
 #include <string_view>
 #include <vector>
 
+#include "chatglm/chat.h"
 #include "chatglm/constraint.h"
 #include "chatglm/generation.h"
 #include "chatglm/message.h"
 #include "chatglm/model.h"
+#include "chatglm/session.h"
 #include "chatglm/tokenizer.h"
 
 namespace chatglm {
@@ -45,6 +47,17 @@ struct PipelineStats {
     int64_t used_bytes = 0;        // of keys and values that running replies need
     int64_t cached_bytes = 0;      // of earlier replies, for later ones that begin alike; some may be in use
     int64_t allocated_bytes = 0;   // in all
+};
+
+// How the states of a text's tokens become one vector.
+enum class Pooling {
+    mean,  // of all tokens
+    last,  // the last token's alone, which has seen all others
+};
+
+struct EmbeddingOptions {
+    Pooling pooling = Pooling::mean;
+    bool normalize = true;  // to length 1, so that a product of two vectors is the cosine between them
 };
 
 // One reply being generated, by a thread that computes all replies of the pipeline, together where it can.
@@ -122,12 +135,22 @@ class Pipeline {
     std::unique_ptr<Generation> start(std::vector<int32_t> prompt, const GenerationConfig& config,
                                       std::shared_ptr<Constraint> constraint = nullptr);
 
-    // The assistant's reply to a conversation. `on_text` receives the answer, which is the reply's `content`;
-    // `on_reasoning` what a reasoning model thinks before it, the reply's `reasoning_content`.
+    // Begins the assistant's reply to a conversation and returns at once. Throws as start(), and
+    // InvalidArgument for what the model's chat format does not know.
+    std::unique_ptr<ChatStream> stream_chat(const std::vector<ChatMessage>& messages,
+                                            const GenerationConfig& config = {},
+                                            const ChatOptions& options = {});
+    // The whole reply. `on_delta` receives its pieces as they come; false ends it there.
+    using DeltaCallback = std::function<bool(const DeltaMessage& delta)>;
+    ChatMessage chat(const std::vector<ChatMessage>& messages, const GenerationConfig& config,
+                     const ChatOptions& options, const DeltaCallback& on_delta = nullptr);
+    // The same for a conversation without tools. `on_text` receives the answer, which is the reply's
+    // `content`; `on_reasoning` what a reasoning model thinks before it, the reply's `reasoning_content`.
     ChatMessage chat(const std::vector<ChatMessage>& messages, const GenerationConfig& config = {},
                      const TextCallback& on_text = nullptr, const TextCallback& on_reasoning = nullptr);
 
-    // A continuation of `prompt` (base and code models).
+    // A continuation of `prompt` (base and code models); begun, or whole.
+    std::unique_ptr<ChatStream> stream_generate(std::string_view prompt, const GenerationConfig& config = {});
     std::string generate(std::string_view prompt, const GenerationConfig& config = {},
                          const TextCallback& on_text = nullptr);
 
@@ -135,6 +158,26 @@ class Pipeline {
     // as in Generation::step.
     void logits(const std::vector<int32_t>& ids, float* out,
                 const std::function<bool()>& interrupted = nullptr);
+
+    // A vector for each text: out (texts.size(), hidden_size), made of the hidden states after the final
+    // norm. Texts are ids, as Tokenizer::encode gives them. They are computed several at a time, beside
+    // replies and without a place in their queue. Throws InvalidArgument for a text without ids or an id
+    // outside the vocabulary, ContextLengthError for a text longer than the context. `interrupted` as in
+    // Generation::step.
+    void embed(const std::vector<std::vector<int32_t>>& texts, float* out,
+               const EmbeddingOptions& options = {}, const std::function<bool()>& interrupted = nullptr);
+    std::vector<float> embed(std::string_view text, const EmbeddingOptions& options = {});
+
+    // Puts a conversation aside in the file at `path`, with the keys and values that the cache has of it, in
+    // whole pages of 64 tokens; returns of how many tokens. `tools` are those that its prompts told of. What
+    // was at `path` is replaced at once, or stays as it is. Throws FileError, and InvalidArgument for a
+    // conversation that the chat format does not know. `interrupted` as in Generation::step.
+    int save_session(const std::string& path, const std::vector<ChatMessage>& messages,
+                     const std::string& tools = {}, const std::function<bool()>& interrupted = nullptr);
+    // The conversation in such a file, whose keys and values the cache has afterwards as if it had been held
+    // just now. Throws InvalidArgument when it was saved with another model file, type of cache or adapters
+    // than those in use; FileError, FormatError, OutOfMemory.
+    Session load_session(const std::string& path, const std::function<bool()>& interrupted = nullptr);
 
     PipelineStats stats() const;
     // Forgets what earlier replies left for later ones.

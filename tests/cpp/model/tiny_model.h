@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cmath>
+#include <map>
 #include <optional>
 #include <random>
 #include <string>
@@ -22,6 +23,7 @@ struct TinyModel {
     bool fused_qkv = true;
     bool tied = false;
     std::string chat_template = {};
+    std::map<int, std::string> pieces = {};  // what tokens spell instead of letters and numbers
     int vocab = 160, hidden = 64, layers = 3, heads = 4, kv_heads = 2, head_dim = 32, ffn = 96;
 
     std::string build() const {
@@ -75,11 +77,13 @@ struct TinyModel {
             .put<uint64_t>(static_cast<uint64_t>(vocab));
         for (int i = 0; i < vocab; ++i) {
             const std::string letter(1, static_cast<char>('a' + i % 26));
-            head.text(i == 0   ? "<unk>"
-                      : i == 1 ? "<s>"
-                      : i == 2 ? "</s>"
-                      : i < 29 ? letter
-                               : letter + std::to_string(i));
+            const auto piece = pieces.find(i);
+            head.text(piece != pieces.end() ? piece->second
+                      : i == 0              ? "<unk>"
+                      : i == 1              ? "<s>"
+                      : i == 2              ? "</s>"
+                      : i < 29              ? letter
+                                            : letter + std::to_string(i));
         }
         head.key("tokenizer.ggml.scores", GgufType::array)
             .put(uint32_t{6})

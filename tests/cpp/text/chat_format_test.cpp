@@ -13,11 +13,11 @@ using namespace chatglm::test;
 namespace {
 
 std::string prompt(const FakeTokenizer& tokenizer, const std::vector<ChatMessage>& messages,
-                   const ChatOptions& options = {}) {
+                   const PromptOptions& options = {}) {
     return tokenizer.spell(ChatFormat::encode(tokenizer, messages, options));
 }
 std::string prompt(const char* format, const std::vector<ChatMessage>& messages,
-                   const ChatOptions& options = {}) {
+                   const PromptOptions& options = {}) {
     return prompt(FakeTokenizer(format), messages, options);
 }
 
@@ -55,7 +55,7 @@ TEST_CASE("chat format: ChatGLM3 and GLM-4 mark roles") {
     CHECK(prompt("chatglm3", messages) ==
           "[gMASK]<sop><|system|>\n<|user|>\nq<|assistant|>\na<|user|>\nr<|assistant|>");
     CHECK(prompt("glm4", messages) == "[gMASK]<sop><|user|>\nq<|assistant|>\na<|user|>\nr<|assistant|>");
-    ChatOptions options;
+    PromptOptions options;
     options.add_generation_prompt = false;
     CHECK(prompt("glm4", {user("q"), assistant("a")}, options) == "[gMASK]<sop><|user|>\nq<|assistant|>\na");
 }
@@ -94,7 +94,7 @@ TEST_CASE("chat format: a reply comes back into the prompt as it was") {
 }
 
 TEST_CASE("chat format: tools stand where the models were trained to find them") {
-    ChatOptions options;
+    PromptOptions options;
     options.tools = kTool;
     CHECK(prompt("chatglm3", {system_message("s"), user("q")}, options) ==
           "[gMASK]<sop><|system|>\ns\n[\n    {\n        \"name\": \"f\",\n        \"parameters\": {}\n    "
@@ -113,7 +113,7 @@ TEST_CASE("chat format: tools stand where the models were trained to find them")
 }
 
 TEST_CASE("chat format: ChatGLM3's code interpreter is announced in the words that it was trained with") {
-    ChatOptions options;
+    PromptOptions options;
     for (const char* name : {"python", "code_interpreter"}) {
         options.tools = std::string(R"([{"type": ")") + name + "\"}]";
         CHECK(prompt("chatglm3", {user("q")}, options)
@@ -132,7 +132,7 @@ TEST_CASE("chat format: ChatGLM3's code interpreter is announced in the words th
 TEST_CASE("chat format: tools are given to a template in OpenAI's form") {
     const FakeTokenizer tokenizer("template", "{{ tools|tojson }}{{ messages[-1].content }}");
     const std::string wrapped = R"([{"type": "function", "function": {"name": "f"}}])";
-    ChatOptions options;
+    PromptOptions options;
     for (const std::string& tools :
          {wrapped, std::string(R"([{"name": "f"}])"), std::string(R"([{"function": {"name": "f"}}])")}) {
         options.tools = tools;
@@ -148,7 +148,7 @@ TEST_CASE("chat format: tools are given to a template in OpenAI's form") {
 
 TEST_CASE("chat format: tools that are none are refused with the place") {
     const auto refusal = [](const std::string& tools, const char* format = "glm4") {
-        ChatOptions options;
+        PromptOptions options;
         options.tools = tools;
         try {
             prompt(format, {user("q")}, options);
@@ -192,7 +192,7 @@ TEST_CASE("chat format: what a template would leave out without a word is refuse
     CHECK_THROWS_WITH_AS(prompt(plain, {user("q"), assistant("a"), observation("o")}),
                          "messages[2] is an observation, which this model's chat template does not know.",
                          InvalidArgument);
-    ChatOptions options;
+    PromptOptions options;
     options.tools = kTool;
     CHECK_THROWS_WITH_AS(prompt(plain, {user("q")}, options),
                          "This model knows no tools: its chat template has no place for them.",

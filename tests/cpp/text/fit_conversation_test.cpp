@@ -35,7 +35,7 @@ struct Fitted {
     int dropped;
 };
 Fitted fit(const FakeTokenizer& tokenizer, const std::vector<ChatMessage>& messages, const char* policy,
-           size_t room, const ChatOptions& options = {}) {
+           size_t room, const PromptOptions& options = {}) {
     const FittedPrompt prompt =
         fit_conversation(tokenizer, messages, options, parse_when_full(policy), static_cast<int>(room));
     return {tokenizer.spell(prompt.ids), prompt.dropped_messages};
@@ -102,7 +102,7 @@ TEST_CASE("fit: a call of a tool goes with its question and its result, and the 
     const std::vector<ChatMessage> messages{assistant("hello"), user("q0"),       calling,
                                             observation("o"),   observation("p"), assistant("a0"),
                                             user("q1"),         calling,          observation("r")};
-    ChatOptions options;
+    PromptOptions options;
     options.tools = R"([{"name": "f"}])";
     const Fitted fitted = fit(tokenizer, messages, "drop_oldest", 10, options);
     CHECK(fitted.dropped == 6);
