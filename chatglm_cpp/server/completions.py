@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 from sse_starlette import ServerSentEvent
 from starlette.responses import JSONResponse, Response
 
-from ..messages import TokenLogprob
+from ..messages import TokenLogprob, to_token_ids
 from ..stream import Completion
 from ..tokenizer import Tokenizer
 from . import sse
@@ -150,7 +150,8 @@ def _given(body: CompletionRequest) -> list[str | list[int]]:
 def _prompt(given: str | list[int], tokenizer: Tokenizer) -> _Prompt:
     if isinstance(given, str):
         return _Prompt(tokenizer.encode(given), len(tokenizer.prefix_ids), given)
-    return _Prompt(given, 0, tokenizer.decode(given, skip_special_tokens=False))
+    ids = to_token_ids(given, tokenizer.vocab_size, "prompt")
+    return _Prompt(ids, 0, tokenizer.decode(ids, skip_special_tokens=False))
 
 
 class _Answer:
@@ -209,7 +210,8 @@ class _Answer:
             if self._top is not None:
                 new = (reply.stream.logprobs or [])[n_written[i] :]
                 n_written[i] += len(new)
-                logprobs = self._writers[i].write(new)
+                self._writers[i].write(new)
+                logprobs = self._writers[i].take()
             if piece or logprobs:
                 yield chunk(i, piece, logprobs)
         if include_usage:
@@ -260,16 +262,15 @@ class _Writer:
         """The first token of all, of which the model says nothing."""
         self._write(token_id, None, None)
 
-    def write(self, logprobs: Sequence[TokenLogprob]) -> dict[str, list[Any]]:
-        """Adds tokens; gives what was added since the last time."""
+    def write(self, logprobs: Sequence[TokenLogprob]) -> None:
+        """Adds tokens."""
         for one in logprobs:
             chosen = (one.token_id, one.logprob)
             top = {token_text(self._tokenizer, i): as_number(x) for i, x in [*one.top, chosen]}
             self._write(one.token_id, as_number(one.logprob), top)
-        return self.take()
 
     def take(self) -> dict[str, list[Any]]:
-        """What was written since the last time."""
+        """What was added since the last time."""
         start, self._n_taken = self._n_taken, len(self.all["tokens"])
         return {name: values[start:] for name, values in self.all.items()}
 

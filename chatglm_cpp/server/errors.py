@@ -99,14 +99,15 @@ def to_api_error(error: BaseException) -> ApiError:
     return ApiError(500, "The server has a fault; its log says more.")
 
 
-def _path(location: Sequence[int | str], body: Any) -> str:
-    """The place in `body`. Of a union pydantic names the alternative, too, which is no part of the request."""
+def _path(location: Sequence[int | str], body: Any, missing: bool) -> str:
+    """The place in `body`, in which the last part may be missing. Of a union pydantic names the alternative,
+    too, which is no part of the request."""
     path = ""
     for i, part in enumerate(location):
         if isinstance(part, int):
             path += f"[{part}]"
             body = body[part] if isinstance(body, list) and part < len(body) else None
-        elif i == len(location) - 1 or (isinstance(body, dict) and part in body):
+        elif (isinstance(body, dict) and part in body) or (missing and i == len(location) - 1):
             path += f".{part}" if path else part
             body = body.get(part) if isinstance(body, dict) else None
     return path
@@ -116,8 +117,8 @@ def _from_validation(error: RequestValidationError) -> ApiError:
     # Of the alternatives of a union, the one that went furthest is the one that was meant.
     first = max(error.errors(), key=lambda one: len(one["loc"]))
     place, *location = first["loc"]
-    path = _path(location, error.body)
     kind = first["type"]
+    path = _path(location, error.body, missing=kind == "missing")
     if kind == "json_invalid":
         return ApiError(400, f"The body is no JSON: {first['ctx']['error']}.")
     if kind == "extra_forbidden":

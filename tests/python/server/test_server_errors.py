@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from served import ENDLESS, HELLO, serving
+from served import ENDLESS, HELLO, serving, until
 
 from chatglm_cpp import Pipeline
 
@@ -180,7 +180,7 @@ def test_a_full_queue_is_answered_with_another_time(model_path):
             # Of several alternatives all are refused, and none is left behind.
             running[1].close()
             error_of(client.post(CHAT, json={"messages": HELLO, "n": 2}), 503, "queue_full")
-            assert pipeline.stats.waiting == 0
+            until(lambda: pipeline.stats.waiting == 0, "the end of the first alternative")
             running[0].close()
             assert client.post(CHAT, json={"messages": HELLO, "max_tokens": 3}).status_code == 200
 
