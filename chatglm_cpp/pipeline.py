@@ -15,6 +15,7 @@ import numpy.typing as npt
 from . import _C
 from ._C import ChatMessage, ContextLengthError, FormatError, InvalidArgument
 from .chat_prompt import WhenFull, make_chat_prompt
+from .embeddings import PoolingName, Text, to_texts_of_ids
 from .lora import LoraLike, to_loras
 from .messages import Conversation, DeltaMessage, check_text, merge_deltas, to_token_ids
 from .model_config import Model, ModelConfig, make_config
@@ -482,6 +483,41 @@ class Pipeline:
         if len(ids) > (limit := self._engine.config.max_length):
             raise ContextLengthError(f"input_ids has {len(ids)} tokens, and the model's context has {limit}.")
         return self._engine.logits(ids)
+
+    def embed(
+        self,
+        texts: str | Iterable[Text],
+        *,
+        pooling: PoolingName = "mean",
+        normalize: bool = True,
+    ) -> npt.NDArray[np.float32]:
+        """A vector for each text, for search and comparison: float32 (len(texts), hidden_size), and for a
+        single str (hidden_size,).
+
+            vectors = pipeline.embed(["你好", "今天天气很好", "hello"])
+            print(vectors @ vectors[0])  # how much each is like the first, at most 1
+
+        Args:
+            texts: a text or several. One of several may be a list of token ids, which are taken as they are;
+                of a str they are `tokenizer.encode(text)`, with the special tokens that the model puts around
+                a prompt, so that even an empty text has a vector.
+            pooling: "mean" of the states of all tokens after the last layer and its norm, or that of the
+                "last" token.
+            normalize: to length 1.
+
+        Texts are computed several at a time, beside replies and with the LoRA adapters in use. A vector does
+        not depend on the other texts.
+
+        Raises:
+            ContextLengthError: a text is longer than the model's context.
+            InvalidArgument: a text has no tokens, an id is outside the vocabulary, or `pooling` is unknown.
+            TypeError: something else is given.
+        """
+        single = isinstance(texts, str)
+        config = self._engine.config
+        ids = to_texts_of_ids(texts, self.tokenizer, config.vocab_size, config.max_length)
+        vectors = self._engine.embed(ids, check_text(pooling, "pooling"), bool(normalize))
+        return vectors[0] if single else vectors
 
     def merge_streaming_messages(self, chunks: Iterable[DeltaMessage]) -> ChatMessage:
         """The whole message of a streamed reply, its thought and tool calls apart, from all of its pieces."""
