@@ -27,9 +27,10 @@ from .schemas import (
     EVENT_STREAM,
     Sampling,
     StreamOptions,
-    TokenId,
+    TextsOrTokens,
     Unused,
     UsageBody,
+    as_list,
     check_choices,
     check_max_tokens,
 )
@@ -47,12 +48,7 @@ _DEFAULT_MAX_TOKENS = 16  # OpenAI's
 
 class CompletionRequest(Sampling, Unused):
     model: str | None = None
-    prompt: (
-        str
-        | Annotated[list[str], Field(min_length=1)]
-        | Annotated[list[TokenId], Field(min_length=1)]
-        | Annotated[list[Annotated[list[TokenId], Field(min_length=1)]], Field(min_length=1)]
-    )
+    prompt: TextsOrTokens
     max_tokens: int | None = Field(None, ge=0, lt=2**31)
     n: int | None = Field(None, ge=1, le=128)
     best_of: int | None = Field(None, ge=1, le=128)
@@ -92,7 +88,9 @@ async def create_completion(body: CompletionRequest, request: Request, service: 
     model = service.check_model(body.model)
     tokenizer = service.pipeline.tokenizer
     _check(body)
-    prompts = [await service.run(lambda given=given: _prompt(given, tokenizer)) for given in _given(body)]
+    prompts = [
+        await service.run(lambda given=given: _prompt(given, tokenizer)) for given in as_list(body.prompt)
+    ]
     n = body.n or 1
     check_choices(service.settings, n * len(prompts), "n")
     maximum = _DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
@@ -116,8 +114,7 @@ async def create_completion(body: CompletionRequest, request: Request, service: 
     if body.stream:
         include_usage = bool(body.stream_options and body.stream_options.include_usage)
         return sse.respond(service, sse.with_errors(answer.events(head, include_usage)), replies)
-    work = [answer.choice(i) for i in range(n * len(prompts))]
-    choices = await while_connected(request, work, replies)
+    (choices,) = await while_connected(request, [answer.choices()], replies)
     return JSONResponse({**head, "choices": choices, "usage": answer.usage()})
 
 
@@ -140,11 +137,6 @@ class _Prompt:
     ids: list[int]
     n_before: int  # of the ids, those that stand before every prompt and are no part of the given text
     text: str
-
-
-def _given(body: CompletionRequest) -> list[str | list[int]]:
-    prompt: Any = body.prompt
-    return prompt if isinstance(prompt, list) and not isinstance(prompt[0], int) else [prompt]
 
 
 def _prompt(given: str | list[int], tokenizer: Tokenizer) -> _Prompt:
@@ -176,7 +168,10 @@ class _Answer:
         self._scores: dict[int, list[TokenLogprob]] = {}  # by the identity of the prompt
         self._writers = [_Writer(tokenizer) for _ in range(n * len(prompts))]
 
-    async def choice(self, i: int) -> dict[str, Any]:
+    async def choices(self) -> list[dict[str, Any]]:
+        return [await self._choice(i) for i in range(len(self._writers))]
+
+    async def _choice(self, i: int) -> dict[str, Any]:
         text, reason = await self._echoed(i), "length"
         if self._replies:
             reply = self._replies[i]
@@ -235,12 +230,10 @@ class _Answer:
         return prompt.text
 
     async def _score(self, prompt: _Prompt, top: int) -> list[TokenLogprob]:
-        async with self._service.scoring:
-            if id(prompt) not in self._scores:
-                pipeline = self._service.pipeline
-                scores = await self._service.run(lambda: score(pipeline, prompt.ids, top))
-                self._scores[id(prompt)] = scores
-            return self._scores[id(prompt)]
+        if id(prompt) not in self._scores:
+            pipeline = self._service.pipeline
+            self._scores[id(prompt)] = await self._service.compute(lambda: score(pipeline, prompt.ids, top))
+        return self._scores[id(prompt)]
 
 
 class _Writer:

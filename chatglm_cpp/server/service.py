@@ -66,7 +66,8 @@ class Service:
         self._owned = pipeline is None
         self._on_failure = on_failure
         self._closing = False
-        self.scoring = asyncio.Lock()  # one table of logits at a time: it is large
+        self._computing = asyncio.Lock()
+        self._n_computing = 0
         self._deadline: asyncio.TimerHandle | None = None
         self._replies: weakref.WeakSet[Reply[Any, Any]] = weakref.WeakSet()
 
@@ -164,6 +165,18 @@ class Service:
     async def run(self, work: Callable[[], T]) -> T:
         """The result of `work`, which may compute for a while, from a thread of its own."""
         return await anyio.to_thread.run_sync(work)
+
+    async def compute(self, work: Callable[[], T]) -> T:
+        """`run` for what takes long and needs much memory: one at a time, and no more than `max_queue` wait.
+        Raises ApiError when they are too many."""
+        if self._n_computing > self.settings.max_queue:
+            raise ApiError(503, "Too many requests wait already.", code="queue_full", retry_after=1)
+        self._n_computing += 1
+        try:
+            async with self._computing:
+                return await self.run(work)
+        finally:
+            self._n_computing -= 1
 
     @property
     def limits(self) -> dict[str, Any]:

@@ -66,7 +66,8 @@ class Server(uvicorn.Server):
 
     def terminate(self) -> None:
         """What a signal does to a server in the main thread."""
-        self.loop.call_soon_threadsafe(self.service.begin_shutdown)
+        with contextlib.suppress(RuntimeError):  # it has ended already
+            self.loop.call_soon_threadsafe(self.service.begin_shutdown)
         self.should_exit = True
 
     def wait_until_idle(self) -> None:

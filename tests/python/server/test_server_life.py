@@ -135,6 +135,8 @@ def test_64_clients_that_leave_at_random_leave_nothing_behind(model_path):
     with Pipeline(model_path, max_sequences=8) as pipeline, serving(pipeline) as server:
         with server.client() as client:
             expected = client.post(CHAT, json={"messages": HELLO, "temperature": 0, "max_tokens": 20}).json()
+            # The first stream begins a task that watches for the end of the server.
+            client.post(CHAT, json={"messages": HELLO, "stream": True, "max_tokens": 1})
         text = expected["choices"][0]["message"]["content"]
         server.wait_until_idle()
         n_tasks = server.n_tasks()
