@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Request
@@ -15,6 +16,7 @@ from sse_starlette import ServerSentEvent
 from starlette.responses import JSONResponse, Response
 
 from ..messages import TokenLogprob, to_token_ids
+from ..pipeline import Pipeline
 from ..stream import Completion
 from ..tokenizer import Tokenizer
 from . import sse
@@ -86,7 +88,8 @@ class CompletionResponse(BaseModel):
 async def create_completion(body: CompletionRequest, request: Request, service: TheService) -> Response:
     """Continuations of texts."""
     model = service.check_model(body.model)
-    tokenizer = service.pipeline.tokenizer
+    pipeline = service.pipeline
+    tokenizer = pipeline.tokenizer
     _check(body)
     prompts = [
         await service.run(lambda given=given: _prompt(given, tokenizer)) for given in as_list(body.prompt)
@@ -104,7 +107,7 @@ async def create_completion(body: CompletionRequest, request: Request, service: 
 
     asks = [ask(prompt, i) for prompt in prompts for i in range(n)] if maximum else []
     replies = await service.start_all(asks, TextReply)
-    answer = _Answer(service, body, prompts, n, replies, tokenizer)
+    answer = _Answer(service, pipeline, body, prompts, n, replies)
     head = {
         "id": f"cmpl-{uuid.uuid4().hex}",
         "object": "text_completion",
@@ -152,21 +155,21 @@ class _Answer:
     def __init__(
         self,
         service: Service,
+        pipeline: Pipeline,
         body: CompletionRequest,
         prompts: Sequence[_Prompt],
         n: int,
         replies: Sequence[TextReply],  # none when no token is asked for
-        tokenizer: Tokenizer,
     ) -> None:
         self._service = service
+        self._pipeline = pipeline
         self._echo = bool(body.echo)
         self._top = body.logprobs
         self._prompts = prompts
         self._n = n
         self._replies = replies
-        self._tokenizer = tokenizer
         self._scores: dict[int, list[TokenLogprob]] = {}  # by the identity of the prompt
-        self._writers = [_Writer(tokenizer) for _ in range(n * len(prompts))]
+        self._writers = [_Writer(pipeline.tokenizer) for _ in range(n * len(prompts))]
 
     async def choices(self) -> list[dict[str, Any]]:
         return [await self._choice(i) for i in range(len(self._writers))]
@@ -231,8 +234,8 @@ class _Answer:
 
     async def _score(self, prompt: _Prompt, top: int) -> list[TokenLogprob]:
         if id(prompt) not in self._scores:
-            pipeline = self._service.pipeline
-            self._scores[id(prompt)] = await self._service.compute(lambda: score(pipeline, prompt.ids, top))
+            work = partial(score, self._pipeline, prompt.ids, top)
+            self._scores[id(prompt)] = await self._service.compute(work)
         return self._scores[id(prompt)]
 
 

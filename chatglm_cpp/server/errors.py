@@ -96,6 +96,10 @@ def to_api_error(error: BaseException) -> ApiError:
     if isinstance(error, Error):
         return ApiError(500, str(error))
     logger.error("unexpected error", exc_info=error)
+    return _fault()
+
+
+def _fault() -> ApiError:
     return ApiError(500, "The server has a fault; its log says more.")
 
 
@@ -140,6 +144,10 @@ def add_error_handlers(app: FastAPI) -> None:
     async def answer(request: Request, error: Exception) -> Response:
         return to_response(to_api_error(error), request.url.path)
 
+    async def answer_fault(request: Request, error: Exception) -> Response:
+        # The exception goes on to the web server, which logs it.
+        return to_response(_fault(), request.url.path)
+
     async def answer_validation(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         return to_response(_from_validation(error), request.url.path)
@@ -158,5 +166,6 @@ def add_error_handlers(app: FastAPI) -> None:
 
     app.add_exception_handler(RequestValidationError, answer_validation)
     app.add_exception_handler(StarletteHTTPException, answer_http)
-    for kind in (Error, MemoryError, Exception):
-        app.add_exception_handler(kind, answer)
+    app.add_exception_handler(Error, answer)
+    app.add_exception_handler(MemoryError, answer)
+    app.add_exception_handler(Exception, answer_fault)

@@ -67,7 +67,7 @@ class Service:
         self._on_failure = on_failure
         self._closing = False
         self._computing = asyncio.Lock()
-        self._n_computing = 0
+        self._n_waiting = 0
         self._deadline: asyncio.TimerHandle | None = None
         self._replies: weakref.WeakSet[Reply[Any, Any]] = weakref.WeakSet()
 
@@ -169,14 +169,23 @@ class Service:
     async def compute(self, work: Callable[[], T]) -> T:
         """`run` for what takes long and needs much memory: one at a time, and no more than `max_queue` wait.
         Raises ApiError when they are too many."""
-        if self._n_computing > self.settings.max_queue:
+        if self._n_waiting > self.settings.max_queue:
             raise ApiError(503, "Too many requests wait already.", code="queue_full", retry_after=1)
-        self._n_computing += 1
+        self._n_waiting += 1
         try:
-            async with self._computing:
-                return await self.run(work)
+            await self._computing.acquire()
         finally:
-            self._n_computing -= 1
+            self._n_waiting -= 1
+        task = asyncio.ensure_future(self.run(work))
+
+        def release(_: asyncio.Future[T]) -> None:
+            self._computing.release()
+            if not task.cancelled():
+                task.exception()  # of who asked nobody may be there any more
+
+        task.add_done_callback(release)
+        # The next one begins when the thread has ended, not when the client goes away.
+        return await asyncio.shield(task)
 
     @property
     def limits(self) -> dict[str, Any]:
