@@ -6,8 +6,8 @@ import asyncio
 import logging
 import threading
 import time
-import weakref
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import anyio.to_thread
@@ -69,7 +69,7 @@ class Service:
         self._computing = asyncio.Lock()
         self._n_waiting = 0
         self._deadline: asyncio.TimerHandle | None = None
-        self._replies: weakref.WeakSet[Reply[Any, Any]] = weakref.WeakSet()
+        self._replies: dict[int, Reply[Any, Any]] = {}  # that are not closed yet, by identity
 
     # --- life ---
 
@@ -108,7 +108,7 @@ class Service:
             self._deadline = loop.call_later(self.settings.shutdown_timeout, self._cancel_all)
 
     def _cancel_all(self) -> None:
-        for reply in list(self._replies):
+        for reply in list(self._replies.values()):
             reply.cancel()
 
     async def close(self) -> None:
@@ -201,7 +201,8 @@ class Service:
         pipeline = self.pipeline
         stream = await self.run(lambda: ask(pipeline))
         reply = make(stream, self.metrics)
-        self._replies.add(reply)
+        self._replies[id(reply)] = reply
+        reply.on_close = partial(self._replies.pop, id(reply), None)
         return reply
 
     async def start_all(self, asks: Sequence[Ask], make: Callable[[Stream[Any, Any], Metrics], R]) -> list[R]:

@@ -57,7 +57,7 @@ def test_requests_are_answered_as_described(schema, path, method, mode):
     excluded = [checks.positive_data_acceptance]
 
     @settings(
-        max_examples=30,
+        max_examples=25,
         deadline=None,
         derandomize=True,
         database=None,
