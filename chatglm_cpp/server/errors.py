@@ -16,6 +16,7 @@ from .._C import Busy, ContextLengthError, Error, InvalidArgument
 
 logger = logging.getLogger("chatglm_cpp.server")
 
+_LONGEST = 1000
 _KINDS = {429: "rate_limit_error", 500: "server_error", 503: "server_error"}
 
 
@@ -45,10 +46,15 @@ class ApiError(HTTPException):
         if status == 401:
             headers["WWW-Authenticate"] = "Bearer"
         super().__init__(status, message, headers)
-        self.message = message
-        self.param = param
+        self.message = _shortened(message)
+        self.param = None if param is None else _shortened(param)
         self.code = code
         self.kind = kind or _KINDS.get(status, "invalid_request_error")
+
+
+def _shortened(text: str) -> str:
+    """Without the middle of what a client has sent to be repeated."""
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} … {text[-_LONGEST // 2 :]}"
 
 
 Shape = Callable[[ApiError], Mapping[str, Any]]

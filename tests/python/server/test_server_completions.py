@@ -6,8 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from served import events
-from test_server_errors import error_of
+from served import error_of, events
 
 PATH = "/v1/completions"
 GREEDY = {"temperature": 0, "max_tokens": 12}

@@ -6,7 +6,7 @@ import base64
 
 import numpy as np
 import pytest
-from test_server_errors import error_of
+from served import error_of
 
 TEXTS = ["今天天气很好", "hello", ""]
 

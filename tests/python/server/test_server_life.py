@@ -13,10 +13,8 @@ import sys
 import threading
 from pathlib import Path
 
-import httpx
 import pytest
-from served import ENDLESS, HELLO, TIMEOUT, serving, until
-from test_server_errors import error_of
+from served import ENDLESS, HELLO, TIMEOUT, error_of, httpx, serving, until
 
 from chatglm_cpp import Error, Pipeline
 from chatglm_cpp.server import Settings, service

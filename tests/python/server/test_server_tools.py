@@ -7,8 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from scripted import scripted
-from served import HELLO, Server, serving
-from test_server_errors import error_of
+from served import HELLO, Server, error_of, serving
 
 from chatglm_cpp import Pipeline
 
@@ -155,6 +154,7 @@ def test_a_call_that_is_cut_is_text(ask):
     ],
 )
 def test_wrong_wishes_are_named(server, change, param):
+    pytest.importorskip("llguidance", reason="llguidance is not installed")
     with server.client() as client:
         body = {"messages": HELLO, "tools": TOOLS, **change}
         error = error_of(client.post("/v1/chat/completions", json=body), 400)
