@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from . import _C
 from ._C import ChatMessage, ContextLengthError, FormatError, InvalidArgument
-from .chat_prompt import WhenFull, make_chat_prompt
+from .chat_prompt import WhenFull, end_of_thought, make_chat_prompt
 from .embeddings import PoolingName, Text, to_texts_of_ids
 from .lora import LoraLike, to_loras
 from .messages import Conversation, DeltaMessage, check_text, merge_deltas, to_messages, to_token_ids
@@ -341,7 +341,7 @@ class Pipeline:
         prompt = make_chat_prompt(
             tokenizer, messages, known_tools, when_full, config, self._engine.config.max_length
         )
-        ids = prompt.ids if constraint is None else prompt.ids + self._end_of_thought(prompt.ids)
+        ids = prompt.ids if constraint is None else prompt.ids + end_of_thought(tokenizer, prompt.ids)
         generation = self._engine.start(ids, config, constraint)
         text = _C.TextStreamer(tokenizer, stop=config.stop, tools=known_tools, exact=constraint is not None)
         pieces = Stream(generation, text, _delta, _whole, prompt.dropped_messages)
@@ -600,14 +600,6 @@ class Pipeline:
         if response_format is None and regex is None and grammar is None:
             return None
         return self._formats.constraint(response_format, regex, grammar)
-
-    def _end_of_thought(self, prompt: list[int]) -> list[int]:
-        """A prompt that begins a thought gets its end: in a reply of a given format there is no place for
-        one."""
-        end = self.tokenizer.decode(prompt[-16:], skip_special_tokens=False)
-        if not end.rstrip().endswith("<think>"):
-            return []
-        return self.tokenizer.encode_special("</think>\n")
 
     def _ignore_num_threads(self, num_threads: int) -> None:
         if num_threads not in (0, self.n_threads):
