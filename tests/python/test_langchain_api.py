@@ -1,0 +1,170 @@
+"""The protocol of ChatGLM2-6B's api.py."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from serving import PATIENCE, serving
+
+from chatglm_cpp import Busy, Pipeline
+
+pytest.importorskip("fastapi")
+httpx = pytest.importorskip("httpx")
+from chatglm_cpp import langchain_api  # noqa: E402
+
+LIKELIEST = {"top_p": 1e-6}  # leaves one token to draw
+
+
+@pytest.fixture(scope="module")
+def address(shared_pipeline: Pipeline) -> Iterator[str]:
+    with serving(langchain_api.create_app(shared_pipeline)) as url:
+        yield url
+
+
+def ask(address: str, **body: Any) -> Any:
+    return httpx.post(address, json=body, timeout=PATIENCE)
+
+
+def test_answers_as_the_original_does(address: str, shared_pipeline: Pipeline) -> None:
+    history = [["你好", "你好！"]]
+    response = ask(address, prompt="你是谁", history=history, max_length=60, **LIKELIEST)
+    assert response.status_code == 200
+    body = response.json()
+    assert list(body) == ["response", "history", "status", "time"]
+    expected = shared_pipeline.chat(["你好", "你好！", "你是谁"], max_length=60, do_sample=False).content
+    assert body["response"] == expected
+    assert body["history"] == [*history, ["你是谁", expected]]
+    assert body["status"] == 200
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", body["time"])
+
+
+def test_what_is_left_out_null_or_0_takes_the_default() -> None:
+    defaults = {"max_length": 2048, "top_p": 0.7, "temperature": 0.95}
+    for body in ({}, dict.fromkeys(defaults), dict.fromkeys(defaults, 0)):
+        question = langchain_api.Question.model_validate({"prompt": "你好", "history": None, **body})
+        assert question.options() == defaults
+    given = {"max_length": 20000, "top_p": 0.5, "temperature": 0.1}
+    assert langchain_api.Question.model_validate({"prompt": "", **given}).options() == given
+
+
+def test_a_body_needs_no_content_type(address: str) -> None:
+    response = httpx.post(address, content=json.dumps({"prompt": "hi", "max_length": 40}), timeout=PATIENCE)
+    assert response.status_code == 200
+
+
+def test_fields_that_it_does_not_know_are_listed(address: str) -> None:
+    response = ask(address, prompt="hi", max_length=40, stream=True, 头="x")
+    assert response.headers["X-Ignored-Fields"] == r"stream, \u5934"
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"", "body cannot be read"),
+        (b"{", "body cannot be read"),
+        (b"[" * 100_000, "body cannot be read"),
+        (b'"\xff"', "body cannot be read"),
+        (b"[]", "body cannot be read"),
+        (b"{}", "prompt"),
+        (rb'{"prompt": "\ud800"}', "body cannot be read"),
+        (b'{"prompt": 1}', "prompt"),
+        (b'{"prompt": "x", "history": [["a"]]}', "history.0"),
+        (b'{"prompt": "x", "history": "a"}', "history"),
+        (b'{"prompt": "x", "max_length": -5}', "max_length"),
+        (b'{"prompt": "x", "max_length": 1e300}', "max_length"),
+        (b'{"prompt": "x", "max_length": 9999999999999}', "max_length"),
+        (b'{"prompt": "x", "top_p": 2}', "top_p"),
+        (b'{"prompt": "x", "temperature": NaN}', "temperature"),
+        (b'{"prompt": "x", "temperature": -1}', "temperature"),
+        (b'{"prompt": "a b c d e f g h i j k", "max_length": 4}', "token"),
+    ],
+)
+def test_bad_input_is_refused_with_a_sentence(address: str, body: bytes, words: str) -> None:
+    response = httpx.post(address, content=body, timeout=PATIENCE)
+    assert response.status_code == 400
+    answer = response.json()
+    assert words in answer["error"] and answer["error"].endswith(".")
+    assert answer["status"] == 400
+
+
+def test_a_body_that_is_too_large_is_refused(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(langchain_api, "MAX_BODY_BYTES", 1000)
+    response = ask(address, prompt="x" * 1000)
+    assert response.status_code == 413
+    assert "1000 bytes" in response.json()["error"]
+
+
+def test_a_full_queue_is_503(
+    address: str, shared_pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object, **options: object) -> None:
+        raise Busy("256 requests wait already.")
+
+    monkeypatch.setattr(shared_pipeline, "submit", refuse)
+    response = ask(address, prompt="hi")
+    assert response.status_code == 503
+    assert response.headers["Retry-After"]
+    assert response.json()["error"] == "256 requests wait already."
+
+
+def test_a_client_that_goes_frees_its_place(
+    address: str, shared_pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, streams = threading.Event(), []
+    submit = shared_pipeline.submit
+
+    def endless(*args: Any, **options: Any) -> Any:
+        # Long enough to outlast the test, were it not cancelled.
+        streams.append(submit(*args, **options, ignore_eos=True))
+        begun.set()
+        return streams[-1]
+
+    monkeypatch.setattr(shared_pipeline, "submit", endless)
+    body = json.dumps({"prompt": "hi", "max_length": shared_pipeline.config.max_length}).encode()
+    parts = urlsplit(address)
+    with socket.create_connection((parts.hostname, parts.port)) as client:
+        client.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+        assert begun.wait(PATIENCE)
+    deadline = time.monotonic() + PATIENCE
+    while shared_pipeline.stats.running or shared_pipeline.stats.waiting:
+        assert time.monotonic() < deadline, "the reply still runs"
+        time.sleep(0.01)
+    assert streams[0].usage.finish_reason == "cancelled"
+
+
+def test_the_model_is_the_one_that_the_environment_names(
+    model_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(langchain_api.MODEL_VARIABLE, str(model_path))
+    app = langchain_api.app
+    with serving(app) as url:
+        assert app.state.pipeline.path == str(model_path)
+        assert ask(url, prompt="hi", max_length=40).status_code == 200
+
+
+def test_a_model_that_is_not_there_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert langchain_api.main(["-m", "/nowhere.gguf"]) == 2
+    assert "/nowhere.gguf" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore")  # of the library, which speaks of its own future
+def test_langchains_client_holds_a_conversation(address: str) -> None:
+    llms = pytest.importorskip("langchain_community.llms", exc_type=ImportError)
+    client = llms.ChatGLM(endpoint_url=address, max_token=60, top_p=1e-6, history=[["你好", "你好！"]])
+    client.with_history = True
+    first = client.invoke("你是谁")
+    assert (
+        first
+        == ask(address, prompt="你是谁", history=[["你好", "你好！"]], max_length=60, **LIKELIEST).json()[
+            "response"
+        ]
+    )
+    assert client.history == [["你好", "你好！"], ["你是谁", first]]
