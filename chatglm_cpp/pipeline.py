@@ -312,7 +312,7 @@ class Pipeline:
         prompt = make_chat_prompt(
             tokenizer, messages, known_tools, when_full, config, self._engine.config.max_length
         )
-        ids = prompt.ids if constraint is None else prompt.ids + self._end_of_thought(prompt.ids)
+        ids = prompt.ids if constraint is None else prompt.ids + self.end_of_thought(prompt.ids)
         generation = self._engine.start(ids, config, constraint)
         text = _C.TextStreamer(tokenizer, stop=config.stop, tools=known_tools, exact=constraint is not None)
         pieces = Stream(generation, text, _delta, _whole, prompt.dropped_messages)
@@ -498,9 +498,9 @@ class Pipeline:
             return None
         return self._formats.constraint(response_format, regex, grammar)
 
-    def _end_of_thought(self, prompt: list[int]) -> list[int]:
-        """A prompt that begins a thought gets its end: in a reply of a given format there is no place for
-        one."""
+    def end_of_thought(self, prompt: list[int]) -> list[int]:
+        """What ends the thought that a prompt of a reasoning model begins; of others nothing. In a reply of a
+        given format there is no place for one."""
         end = self.tokenizer.decode(prompt[-16:], skip_special_tokens=False)
         if not end.rstrip().endswith("<think>"):
             return []

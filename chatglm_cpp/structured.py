@@ -22,7 +22,7 @@ from .messages import check_text
 
 # Between the parts of JSON: nothing, a space, or a line break and the indentation behind it. Without a bound
 # a reply may go on with spaces for ever.
-_WHITESPACE = r"\x20|\n[\x20\x09]{0,64}"
+WHITESPACE = r"\x20|\n[\x20\x09]{0,64}"
 
 
 class Constraint(Protocol):
@@ -77,7 +77,7 @@ class Formats:
         return None
 
     def _json(self, schema: Any) -> str:
-        options = {"whitespace_pattern": _WHITESPACE}
+        options = {"whitespace_pattern": WHITESPACE}
         return self._llguidance.LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=options)
 
     def _regex(self, regex: str) -> str:

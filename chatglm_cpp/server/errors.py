@@ -1,0 +1,165 @@
+"""Errors as clients of OpenAI's API expect them."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import HTTPException, RequestValidationError
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.responses import JSONResponse, Response
+
+from .._C import Busy, ContextLengthError, Error, InvalidArgument
+
+logger = logging.getLogger("chatglm_cpp.server")
+
+_KINDS = {429: "rate_limit_error", 500: "server_error", 503: "server_error"}
+
+
+class ApiError(HTTPException):
+    """An answer other than 2xx.
+
+    Args:
+        status: of HTTP.
+        message: a sentence: what was wrong, and what to do.
+        param: the field of the request, such as "messages[0].content".
+        code: a word for programs, such as "context_length_exceeded".
+        kind: OpenAI's `type`; by default it follows from the status.
+        retry_after: seconds after which another try makes sense.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        kind: str | None = None,
+        retry_after: int | None = None,
+    ) -> None:
+        headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
+        if status == 401:
+            headers["WWW-Authenticate"] = "Bearer"
+        super().__init__(status, message, headers)
+        self.message = message
+        self.param = param
+        self.code = code
+        self.kind = kind or _KINDS.get(status, "invalid_request_error")
+
+
+Shape = Callable[[ApiError], Mapping[str, Any]]
+
+
+def openai_shape(error: ApiError) -> dict[str, Any]:
+    return {"error": {"message": error.message, "type": error.kind, "param": error.param, "code": error.code}}
+
+
+# Endpoints of other protocols say their errors in a shape of their own.
+_shapes: dict[str, Shape] = {}
+
+
+def use_shape(path_prefix: str, shape: Shape) -> None:
+    """Errors of paths that begin with `path_prefix` have this shape from now on."""
+    _shapes[path_prefix] = shape
+
+
+def to_response(error: ApiError, path: str) -> Response:
+    shape = next((shape for prefix, shape in _shapes.items() if path.startswith(prefix)), openai_shape)
+    return JSONResponse(shape(error), error.status_code, error.headers)
+
+
+_PARAM = re.compile(
+    r"((?:messages|tools|prompt|stop|logit_bias)(?:\[[^\]]*\]|\.\w+)*|[a-z]+(?:_[a-z]+)*)"
+    r" (?:is|has|holds|cannot) "
+)
+
+
+def to_api_error(error: BaseException) -> ApiError:
+    """The answer to an exception. What nobody foresaw is logged, and its text kept from the client."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, Busy):
+        return ApiError(503, str(error), code="queue_full", retry_after=1)
+    if isinstance(error, ContextLengthError):
+        # The option that the sentence goes on with is one of the library.
+        message = str(error).partition(", or set max_context_length")[0].rstrip(".") + "."
+        return ApiError(400, message, param="messages", code="context_length_exceeded")
+    if isinstance(error, InvalidArgument):
+        named = _PARAM.match(str(error))
+        return ApiError(400, str(error), param=named[1] if named else None)
+    if isinstance(error, MemoryError):
+        return ApiError(503, str(error) or "Out of memory.", code="out_of_memory", retry_after=5)
+    if isinstance(error, Error):
+        return ApiError(500, str(error))
+    logger.error("unexpected error", exc_info=error)
+    return ApiError(500, "The server has a fault; its log says more.")
+
+
+# Of a union, pydantic names the alternative that did not fit; it is no part of the request.
+_ALTERNATIVE = re.compile(
+    r"(str|int|float|bool|dict|list|tuple|function-\w+|constrained-\w+)(\[.*\])?|[A-Z]\w+"
+)
+_TAGS = {"system", "developer", "user", "assistant", "tool", "function", "code"}
+
+
+def _path(location: Sequence[int | str]) -> str:
+    path = ""
+    for part, before in zip(location, [None, *location], strict=False):
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif not _ALTERNATIVE.fullmatch(part) and not (isinstance(before, int) and part in _TAGS):
+            path += f".{part}" if path else part
+    return path
+
+
+def _from_validation(error: RequestValidationError) -> ApiError:
+    # Of the alternatives of a union, the one that went furthest is the one that was meant.
+    first = max(error.errors(), key=lambda one: len(one["loc"]))
+    place, *location = first["loc"]
+    path = _path(location)
+    kind = first["type"]
+    if kind == "json_invalid":
+        return ApiError(400, f"The body is no JSON: {first['ctx']['error']}.")
+    if kind == "extra_forbidden":
+        return ApiError(
+            400, f"Unknown field: {path!r} is not supported.", param=path, code="unknown_parameter"
+        )
+    if kind == "missing":
+        what = f"{path!r} is required." if path else "The request has no JSON body."
+        return ApiError(400, what, param=path or None, code="missing_required_parameter")
+    if not path:
+        return ApiError(400, f"The {place} must be a JSON object, sent as application/json.")
+    message = str(first["msg"]).removeprefix("Value error, ")
+    return ApiError(400, f"{path}: {message.rstrip('.')}.", param=path, code="invalid_value")
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Every answer that is no success has the shape of its protocol."""
+
+    async def answer(request: Request, error: Exception) -> Response:
+        return to_response(to_api_error(error), request.url.path)
+
+    async def answer_validation(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        return to_response(_from_validation(error), request.url.path)
+
+    async def answer_http(request: Request, error: Exception) -> Response:
+        assert isinstance(error, StarletteHTTPException)
+        if not isinstance(error, ApiError):
+            texts = {
+                404: f"There is nothing at {request.url.path}.",
+                405: f"{request.url.path} does not answer {request.method}.",
+            }
+            found = ApiError(error.status_code, texts.get(error.status_code, str(error.detail)))
+            found.headers = error.headers
+            error = found
+        return to_response(error, request.url.path)
+
+    app.add_exception_handler(RequestValidationError, answer_validation)
+    app.add_exception_handler(StarletteHTTPException, answer_http)
+    for kind in (Error, MemoryError, Exception):
+        app.add_exception_handler(kind, answer)
