@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,16 +17,17 @@ from serving import PATIENCE, serving
 
 from chatglm_cpp import Busy, Pipeline
 
-pytest.importorskip("fastapi")
 httpx = pytest.importorskip("httpx")
-from chatglm_cpp import langchain_api  # noqa: E402
+for needed in ("fastapi", "sse_starlette", "prometheus_client"):
+    pytest.importorskip(needed)
+from chatglm_cpp.server import Settings, make_app  # noqa: E402
 
 LIKELIEST = {"top_p": 1e-6}  # leaves one token to draw
 
 
 @pytest.fixture(scope="module")
 def address(shared_pipeline: Pipeline) -> Iterator[str]:
-    with serving(langchain_api.create_app(shared_pipeline)) as url:
+    with serving(make_app(Settings(max_body=200_000), shared_pipeline)) as url:
         yield url
 
 
@@ -46,13 +48,33 @@ def test_answers_as_the_original_does(address: str, shared_pipeline: Pipeline) -
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", body["time"])
 
 
-def test_what_is_left_out_null_or_0_takes_the_default() -> None:
-    defaults = {"max_length": 2048, "top_p": 0.7, "temperature": 0.95}
-    for body in ({}, dict.fromkeys(defaults), dict.fromkeys(defaults, 0)):
-        question = langchain_api.Question.model_validate({"prompt": "你好", "history": None, **body})
-        assert question.options() == defaults
-    given = {"max_length": 20000, "top_p": 0.5, "temperature": 0.1}
-    assert langchain_api.Question.model_validate({"prompt": "", **given}).options() == given
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, (2048, 0.7, 0.95)),
+        ({"history": None, "max_length": None, "top_p": None, "temperature": None}, (2048, 0.7, 0.95)),
+        ({"max_length": 0, "top_p": 0, "temperature": 0}, (2048, 0.7, 0.95)),
+        ({"max_length": 50, "top_p": 0.5, "temperature": 0.1}, (50, 0.5, 0.1)),
+        ({"max_length": 20000, "top_p": 1, "temperature": 3}, (2048, 1, 3)),  # the model has no more
+    ],
+)
+def test_what_is_left_out_null_or_0_takes_the_default(
+    address: str,
+    shared_pipeline: Pipeline,
+    monkeypatch: pytest.MonkeyPatch,
+    given: dict[str, Any],
+    expected: tuple[int, float, float],
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def submit(messages: Any, **options: Any) -> Any:
+        asked.update(options)
+        return shared_pipeline.chat(messages, stream=True, max_new_tokens=1)
+
+    monkeypatch.setattr(shared_pipeline, "submit", submit)
+    assert ask(address, prompt="你好", **given).status_code == 200
+    longest = min(expected[0], shared_pipeline.config.max_length)
+    assert (asked["max_length"], asked["top_p"], asked["temperature"]) == (longest, *expected[1:])
 
 
 def test_a_body_needs_no_content_type(address: str) -> None:
@@ -68,21 +90,21 @@ def test_fields_that_it_does_not_know_are_listed(address: str) -> None:
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        (b"", "body cannot be read"),
-        (b"{", "body cannot be read"),
-        (b"[" * 100_000, "body cannot be read"),
-        (b'"\xff"', "body cannot be read"),
-        (b"[]", "body cannot be read"),
+        (b"", "The body"),
+        (b"{", "The body"),
+        (b"[" * 90_000, "The body"),
+        (b'"\xff"', "The body"),
+        (b"[]", "The body"),
         (b"{}", "prompt"),
-        (rb'{"prompt": "\ud800"}', "body cannot be read"),
+        (rb'{"prompt": "\ud800"}', "The body"),
         (b'{"prompt": 1}', "prompt"),
-        (b'{"prompt": "x", "history": [["a"]]}', "history.0"),
+        (b'{"prompt": "x", "history": [["a"]]}', "history[0]"),
         (b'{"prompt": "x", "history": "a"}', "history"),
         (b'{"prompt": "x", "max_length": -5}', "max_length"),
         (b'{"prompt": "x", "max_length": 1e300}', "max_length"),
         (b'{"prompt": "x", "max_length": 9999999999999}', "max_length"),
         (b'{"prompt": "x", "top_p": 2}', "top_p"),
-        (b'{"prompt": "x", "temperature": NaN}', "temperature"),
+        (b'{"prompt": "x", "temperature": NaN}', "The body"),
         (b'{"prompt": "x", "temperature": -1}', "temperature"),
         (b'{"prompt": "a b c d e f g h i j k", "max_length": 4}', "token"),
     ],
@@ -90,16 +112,14 @@ def test_fields_that_it_does_not_know_are_listed(address: str) -> None:
 def test_bad_input_is_refused_with_a_sentence(address: str, body: bytes, words: str) -> None:
     response = httpx.post(address, content=body, timeout=PATIENCE)
     assert response.status_code == 400
-    answer = response.json()
-    assert words in answer["error"] and answer["error"].endswith(".")
-    assert answer["status"] == 400
+    message = response.json()["error"]["message"]
+    assert words in message and message.endswith(".")
 
 
-def test_a_body_that_is_too_large_is_refused(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(langchain_api, "MAX_BODY_BYTES", 1000)
-    response = ask(address, prompt="x" * 1000)
+def test_a_body_that_is_too_large_is_refused(address: str) -> None:
+    response = ask(address, prompt="x" * 200_000)
     assert response.status_code == 413
-    assert "1000 bytes" in response.json()["error"]
+    assert "200000 bytes" in response.json()["error"]["message"]
 
 
 def test_a_full_queue_is_503(
@@ -112,7 +132,7 @@ def test_a_full_queue_is_503(
     response = ask(address, prompt="hi")
     assert response.status_code == 503
     assert response.headers["Retry-After"]
-    assert response.json()["error"] == "256 requests wait already."
+    assert response.json()["error"]["message"] == "256 requests wait already."
 
 
 def test_a_client_that_goes_frees_its_place(
@@ -140,19 +160,13 @@ def test_a_client_that_goes_frees_its_place(
     assert streams[0].usage.finish_reason == "cancelled"
 
 
-def test_the_model_is_the_one_that_the_environment_names(
-    model_path: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(langchain_api.MODEL_VARIABLE, str(model_path))
-    app = langchain_api.app
-    with serving(app) as url:
-        assert app.state.pipeline.path == str(model_path)
-        assert ask(url, prompt="hi", max_length=40).status_code == 200
+def test_the_module_has_the_application(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHATGLM_CPP_MODEL", "some/model.gguf")
+    for name in ("chatglm_cpp.langchain_api", "chatglm_cpp.openai_api"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    from chatglm_cpp.langchain_api import app
 
-
-def test_a_model_that_is_not_there_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
-    assert langchain_api.main(["-m", "/nowhere.gguf"]) == 2
-    assert "/nowhere.gguf" in capsys.readouterr().err
+    assert app.state.service.settings.model == "some/model.gguf"
 
 
 @pytest.mark.filterwarnings("ignore")  # of the library, which speaks of its own future
