@@ -5,6 +5,7 @@
 |---|---|
 | `records` | a line of the input, and the line of the output that answers it |
 | `answers` | from lines to records, many at a time |
+| `endpoints` | the server's endpoints without a network; alone in needing `chatglm-cpp[server]` |
 | `files` | the input, and an output that a kill at any moment leaves whole |
 | `run` | from file to file |
 

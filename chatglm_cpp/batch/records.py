@@ -12,7 +12,7 @@ from typing import Any
 from .._C import InvalidArgument
 from ..messages import check_text
 
-URLS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
+URLS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses")
 MAX_LINE_BYTES = 16 * 2**20  # a context of a million tokens has some 4 MiB of text
 
 # A record begins like this, as `Record.to_line` writes it.

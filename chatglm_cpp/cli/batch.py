@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ..batch import Outcome, run_batch
+from .._C import Error
+from ..batch import Endpoints, Outcome, run_batch
 from ..batch.answers import PARALLEL
 from .options import add_model_options, load
 from .terminal import is_terminal
@@ -40,6 +41,10 @@ def add_parser(commands: Any) -> None:
         "--parallel", type=positive, default=PARALLEL, metavar="N",
         help="requests at a time (default: %(default)s)",
     )  # fmt: skip
+    group.add_argument(
+        "--model_name", "--model-name", metavar="NAME",
+        help='what requests call the model in "model" (default: its file\'s name, without the ending)',
+    )  # fmt: skip
     parser.set_defaults(run=run)
 
 
@@ -50,13 +55,15 @@ def positive(text: str) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    @contextlib.contextmanager
-    def endpoints() -> Iterator[Any]:
-        from ..server.direct import endpoints_of
+    try:
+        from ..batch.endpoints import opened
+    except ImportError as error:
+        raise Error(
+            f'A batch needs the package {error.name}; install it with: pip install "chatglm-cpp[server]"'
+        ) from None
 
-        pipeline, _ = load(args)
-        with pipeline:
-            yield endpoints_of(pipeline)
+    def endpoints() -> contextlib.AbstractContextManager[Endpoints]:
+        return opened(load(args)[0], args.model_name)
 
     try:
         with _progress() as show:

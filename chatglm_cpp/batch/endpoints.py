@@ -1,25 +1,39 @@
-"""The endpoints without a network: bodies in, statuses and bodies out, through the same code as over HTTP."""
+"""The server's endpoints without a network: through the same code as over HTTP."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from starlette.types import ASGIApp, Message
 
-Endpoints = Callable[[str, dict[str, Any]], Awaitable[tuple[int, dict[str, Any]]]]
+from ..pipeline import Pipeline
+from ..server import Settings, make_app
+from .answers import Endpoints
+
+
+@contextmanager
+def opened(pipeline: Pipeline, model_name: str | None = None) -> Iterator[Endpoints]:
+    """The endpoints over a pipeline, which is closed in the end.
+
+    Args:
+        pipeline: the model.
+        model_name: what requests call it; by default its file's name, without the ending.
+    """
+    # A request is as large as a line may be, whose characters take more bytes as escapes.
+    settings = Settings.make(model=pipeline.path, model_name=model_name, max_body=2**30)
+    with pipeline:
+        yield endpoints_of(make_app(settings, pipeline))
 
 
 def endpoints_of(app: ASGIApp) -> Endpoints:
-    """A function that posts a body to a path of the application, and gives the status and the body of the
-    answer. A task that is cancelled meanwhile stops its reply.
+    """Posts bodies to the paths of an application, whose answers are JSON, thus no streams. A task that is
+    cancelled meanwhile stops its reply.
 
         status, answer = await endpoints_of(app)("/v1/chat/completions", {"messages": [...]})
-
-    The application must be open, see `opened`, and the answer JSON, thus no stream.
     """
 
     async def post(path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
@@ -59,10 +73,3 @@ def endpoints_of(app: ASGIApp) -> Endpoints:
         return status, json.loads(answer)
 
     return post
-
-
-@contextlib.asynccontextmanager
-async def opened(app: Any) -> AsyncIterator[None]:
-    """The application between its start and its end, as a server runs it."""
-    async with app.router.lifespan_context(app):
-        yield
