@@ -1,7 +1,7 @@
 """From what a chat protocol asks for to replies of the pipeline.
 
-The endpoints of every chat protocol build on it: they make a ChatCall of their request, and write the ChatReply
-in their own words."""
+The endpoints of every chat protocol build on it: they make a ChatCall of their request, and write the
+ChatReply in their own words."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import json
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from .._C import ChatMessage, CodeMessage, FunctionMessage, ToolCallMessage
@@ -20,7 +21,7 @@ from ..structured import WHITESPACE
 from .errors import ApiError
 from .metrics import Metrics
 from .replies import Reply
-from .service import Service
+from .service import Ask, Service
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,51 +116,38 @@ async def start_chat(
 
     Raises what Pipeline.chat raises, and ApiError.
     """
-    replies: list[ChatReply] = []
-    try:
-        for seed in seeds:
-            replies.append(await _start(service, call, seed))
-    except BaseException:
-        for reply in replies:
-            reply.close()
-        raise
-    return replies
+    options = {**service.limits, **call.options}
+    if call.tool_choice not in ("auto", "none"):
+        return await service.start_all(_forced(call, options, seeds), ForcedReply)
+    tools = call.tools if call.tool_choice == "auto" else ()
+
+    def ask(seed: Mapping[str, int]) -> Ask:
+        return lambda pipeline: pipeline.submit(call.messages, tools=tools, **options, **seed)
+
+    make = partial(ChatReply, one_call=not call.parallel_tool_calls)
+    return await service.start_all([ask(seed) for seed in seeds], make)
 
 
-async def _start(service: Service, call: ChatCall, seed: Mapping[str, int]) -> ChatReply:
-    options = {**service.limits, **call.options, **seed}
-    if call.tool_choice in ("auto", "none"):
-        tools = call.tools if call.tool_choice == "auto" else ()
-
-        def ask(pipeline: Pipeline) -> Stream[Any, Any]:
-            return pipeline.submit(call.messages, tools=tools, **options)
-
-        def make(stream: Stream[Any, Any], metrics: Metrics) -> ChatReply:
-            return ChatReply(stream, metrics, one_call=not call.parallel_tool_calls)
-
-        return await service.start(ask, make)
+def _forced(call: ChatCall, options: dict[str, Any], seeds: Sequence[Mapping[str, int]]) -> list[Ask]:
+    """What asks for nothing but a call of a tool. Raises ApiError for options that leave no place for one."""
     grammar = _grammar(call)
-    for name, what in (
-        ("response_format", "a format"),
-        ("regex", "a format"),
-        ("grammar", "a format"),
-        ("stop", "stop"),
-    ):
+    for name in ("response_format", "regex", "grammar", "stop"):
         if options.pop(name, None):
-            raise ApiError(
-                400, f"tool_choice asks for a call of a tool, which leaves no place for {what}.", param=name
-            )
+            raise ApiError(400, f"tool_choice asks for a call, which leaves no place for {name}.", param=name)
     if options.pop("when_full", "error") != "error":
         raise ApiError(
             400, "when_full does not go with a tool_choice that asks for a call.", param="when_full"
         )
 
-    def ask_for_call(pipeline: Pipeline) -> Stream[Any, Any]:
-        prompt = pipeline.tokenizer.apply_chat_template(call.messages, tools=call.tools)
-        prompt += pipeline.end_of_thought(prompt)
-        return pipeline.submit(prompt=prompt, grammar=grammar, **options)
+    def ask(seed: Mapping[str, int]) -> Ask:
+        def submit(pipeline: Pipeline) -> Stream[Any, Any]:
+            prompt = pipeline.tokenizer.apply_chat_template(call.messages, tools=call.tools)
+            prompt += pipeline.end_of_thought(prompt)
+            return pipeline.submit(prompt=prompt, grammar=grammar, **options, **seed)
 
-    return await service.start(ask_for_call, ForcedReply)
+        return submit
+
+    return [ask(seed) for seed in seeds]
 
 
 def _grammar(call: ChatCall) -> str:

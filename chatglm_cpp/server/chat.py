@@ -13,13 +13,13 @@ from starlette.responses import JSONResponse, Response
 
 from .._C import ToolCallMessage
 from ..messages import DeltaMessage, ToolCallDelta
-from ..messages import TokenLogprob as Logprob
 from ..tokenizer import Tokenizer
 from . import sse
 from .body import StrictRoute
 from .calls import ChatCall, ChatReply, start_chat
-from .chat_schemas import AssistantMessage, ChatCompletion, ChatRequest, ChosenTool, Message, text_of
+from .chat_schemas import ChatCompletion, ChatRequest, ChosenTool, to_pipeline
 from .errors import ApiError
+from .logprobs import chat_logprobs
 from .replies import merged, while_connected
 from .schemas import ERRORS, EVENT_STREAM, check_choices, check_max_tokens
 from .service import Service, service_of
@@ -28,9 +28,6 @@ from .usage import usage_body
 router = APIRouter(tags=["chat"], route_class=StrictRoute)
 
 TheService = Annotated[Service, Depends(service_of)]
-
-# JSON has no infinity; OpenAI's API has this number for a token that cannot come.
-_IMPOSSIBLE = -9999.0
 
 
 @router.post("/v1/chat/completions", response_model=ChatCompletion, responses={**EVENT_STREAM, **ERRORS})
@@ -47,18 +44,23 @@ async def create_chat_completion(body: ChatRequest, request: Request, service: T
         include_usage = bool(body.stream_options and body.stream_options.include_usage)
         events = _events({**head, "object": "chat.completion.chunk"}, replies, tokenizer, include_usage)
         return sse.respond(service, sse.with_errors(events), replies)
-    messages = await while_connected(request, replies, ChatReply.whole)
+    messages = await while_connected(request, [reply.whole() for reply in replies], replies)
     choices = [
         {
             "index": i,
             "message": message_body(message),
-            "logprobs": _logprobs(message.logprobs, tokenizer),
+            "logprobs": chat_logprobs(message.logprobs, tokenizer),
             "finish_reason": reply.finish_reason,
         }
         for i, (message, reply) in enumerate(zip(messages, replies, strict=True))
     ]
     return JSONResponse(
-        {**head, "object": "chat.completion", "choices": choices, "usage": usage_body(replies)}
+        {
+            **head,
+            "object": "chat.completion",
+            "choices": choices,
+            "usage": usage_body(replies, n=len(replies)),
+        }
     )
 
 
@@ -92,24 +94,12 @@ def _call(body: ChatRequest, service: Service) -> ChatCall:
                 param=f"tools[{i}].function.strict",
             )
     return ChatCall(
-        messages=[_message(message) for message in body.messages],
+        messages=[to_pipeline(message) for message in body.messages],
         options=options,
         tools=[tool.model_dump(exclude_none=True) for tool in body.tools or []],
         tool_choice={"name": choice.function.name} if isinstance(choice, ChosenTool) else choice,
         parallel_tool_calls=body.parallel_tool_calls is not False,
     )
-
-
-def _message(message: Message) -> dict[str, Any]:
-    """A message as Pipeline.chat takes it."""
-    role = "system" if message.role == "developer" else message.role
-    result: dict[str, Any] = {"role": role, "content": text_of(message.content)}
-    if isinstance(message, AssistantMessage):
-        result["reasoning_content"] = message.reasoning_content
-        result["tool_calls"] = [call.model_dump() for call in message.tool_calls or []]
-    elif message.role == "tool":
-        result["tool_call_id"] = message.tool_call_id
-    return result
 
 
 async def _events(
@@ -129,9 +119,9 @@ async def _events(
         if delta is None:
             yield chunk(i, {}, reason=replies[i].finish_reason)
         elif (body := _delta_body(delta)) or delta.logprobs:
-            yield chunk(i, body, _logprobs(delta.logprobs, tokenizer))
+            yield chunk(i, body, chat_logprobs(delta.logprobs, tokenizer))
     if include_usage:
-        yield sse.event({**head, "choices": [], "usage": usage_body(replies)})
+        yield sse.event({**head, "choices": [], "usage": usage_body(replies, n=len(replies))})
 
 
 def _delta_body(delta: DeltaMessage) -> dict[str, Any]:
@@ -162,19 +152,3 @@ def call_body(call: ToolCallMessage | ToolCallDelta) -> dict[str, Any]:
         return {"id": call.id, "type": "code", "code": {"input": call.code.input}}
     function = {"name": call.function.name, "arguments": call.function.arguments}
     return {"id": call.id, "type": "function", "function": function}
-
-
-def _logprobs(logprobs: Sequence[Logprob] | None, tokenizer: Tokenizer) -> dict[str, Any] | None:
-    if not logprobs:
-        return None
-
-    def entry(token_id: int, logprob: float) -> dict[str, Any]:
-        data = tokenizer.token_bytes(token_id, skip_special_tokens=False)
-        text = data.decode("utf-8", "replace")
-        return {"token": text, "logprob": max(logprob, _IMPOSSIBLE), "bytes": list(data)}
-
-    content = [
-        {**entry(one.token_id, one.logprob), "top_logprobs": [entry(i, x) for i, x in one.top]}
-        for one in logprobs
-    ]
-    return {"content": content, "refusal": None}

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from .schemas import Sampling, StreamOptions, Strict, UsageBody
+from .schemas import Sampling, StreamOptions, Strict, Unused, UsageBody
 
 ToolName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.\-]{1,64}$")]
 
@@ -85,6 +85,18 @@ class ToolMessage(Strict):
     name: str | None = None
 
 
+def to_pipeline(message: SystemMessage | UserMessage | AssistantMessage | ToolMessage) -> dict[str, Any]:
+    """A message as Pipeline.chat takes it."""
+    role = "system" if message.role == "developer" else message.role
+    result: dict[str, Any] = {"role": role, "content": text_of(message.content)}
+    if isinstance(message, AssistantMessage):
+        result["reasoning_content"] = message.reasoning_content
+        result["tool_calls"] = [call.model_dump() for call in message.tool_calls or []]
+    elif isinstance(message, ToolMessage):
+        result["tool_call_id"] = message.tool_call_id
+    return result
+
+
 Message = Annotated[SystemMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")]
 
 
@@ -139,18 +151,6 @@ class JsonSchemaFormat(Strict):
 
 
 ResponseFormat = Annotated[TextFormat | JsonFormat | JsonSchemaFormat, Field(discriminator="type")]
-
-
-class Unused(Strict):
-    """Fields that are accepted and change nothing: they say who asks, or choose the only thing there is."""
-
-    user: str | None = None
-    safety_identifier: str | None = None
-    metadata: dict[str, str] | None = None
-    store: Literal[False] | None = None
-    service_tier: Literal["auto", "default"] | None = None
-    prompt_cache_key: str | None = None
-    prompt_cache_retention: Literal["in_memory", "in-memory", "24h"] | None = None
 
 
 class ChatRequest(Sampling, Unused):

@@ -99,20 +99,16 @@ def to_api_error(error: BaseException) -> ApiError:
     return ApiError(500, "The server has a fault; its log says more.")
 
 
-# Of a union, pydantic names the alternative that did not fit; it is no part of the request.
-_ALTERNATIVE = re.compile(
-    r"(str|int|float|bool|dict|list|tuple|function-\w+|constrained-\w+)(\[.*\])?|[A-Z]\w+"
-)
-_TAGS = {"system", "developer", "user", "assistant", "tool", "function", "code"}
-
-
-def _path(location: Sequence[int | str]) -> str:
+def _path(location: Sequence[int | str], body: Any) -> str:
+    """The place in `body`. Of a union pydantic names the alternative, too, which is no part of the request."""
     path = ""
-    for part, before in zip(location, [None, *location], strict=False):
+    for i, part in enumerate(location):
         if isinstance(part, int):
             path += f"[{part}]"
-        elif not _ALTERNATIVE.fullmatch(part) and not (isinstance(before, int) and part in _TAGS):
+            body = body[part] if isinstance(body, list) and part < len(body) else None
+        elif i == len(location) - 1 or (isinstance(body, dict) and part in body):
             path += f".{part}" if path else part
+            body = body.get(part) if isinstance(body, dict) else None
     return path
 
 
@@ -120,7 +116,7 @@ def _from_validation(error: RequestValidationError) -> ApiError:
     # Of the alternatives of a union, the one that went furthest is the one that was meant.
     first = max(error.errors(), key=lambda one: len(one["loc"]))
     place, *location = first["loc"]
-    path = _path(location)
+    path = _path(location, error.body)
     kind = first["type"]
     if kind == "json_invalid":
         return ApiError(400, f"The body is no JSON: {first['ctx']['error']}.")

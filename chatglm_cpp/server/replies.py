@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import suppress
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from fastapi import Request
 
@@ -110,15 +110,14 @@ async def merged(replies: Sequence[Reply[Piece, Whole]]) -> AsyncIterator[tuple[
 
 
 async def while_connected(
-    request: Request,
-    replies: Sequence[Reply[Piece, Whole]],
-    read: Callable[[Reply[Piece, Whole]], Awaitable[T]],
+    request: Request, work: Sequence[Awaitable[T]], replies: Sequence[Reply[Any, Any]] = ()
 ) -> list[T]:
-    """The results of `read` for all `replies`, which are closed at the end, or when the client goes away.
+    """The results of `work`, which is cancelled when the client goes away. At the end, whatever it is, the
+    `replies` that it reads are closed.
 
     Raises ApiError with the status 499 when the client went away, which nobody hears.
     """
-    results = asyncio.gather(*map(read, replies))
+    results = asyncio.gather(*work)
     gone = asyncio.ensure_future(_disconnected(request))
     try:
         await asyncio.wait({results, gone}, return_when=asyncio.FIRST_COMPLETED)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -64,6 +64,18 @@ class UsageBody(BaseModel):
 class StreamOptions(Strict):
     include_usage: bool | None = None
     include_obfuscation: Annotated[bool | None, Field(description="Accepted; nothing is obfuscated.")] = None
+
+
+class Unused(Strict):
+    """Fields that are accepted and change nothing: they say who asks, or choose the only thing there is."""
+
+    user: str | None = None
+    safety_identifier: str | None = None
+    metadata: dict[str, str] | None = None
+    store: Literal[False] | None = None
+    service_tier: Literal["auto", "default"] | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_retention: Literal["in_memory", "in-memory", "24h"] | None = None
 
 
 class Sampling(Strict):

@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import anyio.to_thread
@@ -24,6 +24,8 @@ logger = logging.getLogger("chatglm_cpp.server")
 
 T = TypeVar("T")
 R = TypeVar("R", bound=Reply[Any, Any])
+
+Ask = Callable[[Pipeline], Stream[Any, Any]]
 
 
 def load_pipeline(settings: Settings) -> Pipeline:
@@ -64,6 +66,7 @@ class Service:
         self._owned = pipeline is None
         self._on_failure = on_failure
         self._closing = False
+        self.scoring = asyncio.Lock()  # one table of logits at a time: it is large
         self._deadline: asyncio.TimerHandle | None = None
         self._replies: weakref.WeakSet[Reply[Any, Any]] = weakref.WeakSet()
 
@@ -170,9 +173,7 @@ class Service:
             limits["max_time"] = self.settings.max_time
         return limits
 
-    async def start(
-        self, ask: Callable[[Pipeline], Stream[Any, Any]], make: Callable[[Stream[Any, Any], Metrics], R]
-    ) -> R:
+    async def start(self, ask: Ask, make: Callable[[Stream[Any, Any], Metrics], R]) -> R:
         """Begins a reply. `ask` calls the pipeline, in a thread of its own, and `make` makes a Reply of what
         it gives. Close that in the end. Raises what `ask` raises."""
         pipeline = self.pipeline
@@ -180,6 +181,18 @@ class Service:
         reply = make(stream, self.metrics)
         self._replies.add(reply)
         return reply
+
+    async def start_all(self, asks: Sequence[Ask], make: Callable[[Stream[Any, Any], Metrics], R]) -> list[R]:
+        """Begins several replies, or none of them. Close them in the end."""
+        replies: list[R] = []
+        try:
+            for ask in asks:
+                replies.append(await self.start(ask, make))
+        except BaseException:
+            for reply in replies:
+                reply.close()
+            raise
+        return replies
 
 
 def service_of(request: Request) -> Service:

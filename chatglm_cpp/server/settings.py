@@ -52,7 +52,7 @@ class Settings(BaseModel):
     # How much may be asked for.
     max_length: int = Field(0, ge=0)  # tokens of prompt and reply together; 0: the model's context
     max_tokens: int = Field(0, ge=0)  # tokens of a reply; 0: what max_length leaves
-    max_choices: int = Field(16, ge=1)  # replies of one request: n times the prompts
+    max_choices: int = Field(128, ge=1)  # replies of one request: n times the prompts
     max_body: int = Field(16 * 2**20, ge=1)  # bytes of a request
     max_time: float = Field(0, ge=0)  # seconds of a reply, waiting included; 0: no limit
 

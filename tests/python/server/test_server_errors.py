@@ -1,0 +1,200 @@
+"""Bad input gets a sentence in OpenAI's shape."""
+
+from __future__ import annotations
+
+import pytest
+from served import ENDLESS, HELLO, serving
+
+from chatglm_cpp import Pipeline
+
+openai = pytest.importorskip("openai", reason="openai is not installed")
+
+CHAT = "/v1/chat/completions"
+
+
+def error_of(response, status: int, code: str | None = None) -> dict:
+    assert response.status_code == status, response.text
+    body = response.json()
+    assert set(body) == {"error"} and set(body["error"]) == {"message", "type", "param", "code"}
+    assert body["error"]["message"].endswith((".", ")")) or code is None
+    if code is not None:
+        assert body["error"]["code"] == code
+    return body["error"]
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"colour": "red"}, "colour"),
+        ({"functions": []}, "functions"),
+        ({"temperature": "hot"}, "temperature"),
+        ({"temperature": "1"}, "temperature"),
+        ({"temperature": -1}, "temperature"),
+        ({"top_p": 2}, "top_p"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": 5, "max_completion_tokens": 5}, "max_tokens"),
+        ({"max_tokens": 10**30}, "max_tokens"),
+        ({"n": 0}, "n"),
+        ({"seed": -5}, "seed"),
+        ({"stop": [""]}, "stop"),
+        ({"logit_bias": {"x": 1}}, "logit_bias"),
+        ({"logit_bias": {"99999999": 1}}, None),
+        ({"top_logprobs": 2}, "top_logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        ({"stream_options": {"include_usage": True}}, "stream_options"),
+        ({"stream": True, "stream_options": {"color": 1}}, "stream_options.color"),
+        ({"messages": []}, "messages"),
+        ({"messages": "你好"}, "messages"),
+        ({"messages": [{"role": "king", "content": "?"}]}, "messages[0]"),
+        ({"messages": [{"role": "user"}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": "?", "x": 1}]}, "messages[0].x"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+            "messages[0].content[0].type",
+        ),
+        ({"response_format": {"type": "yaml"}}, "response_format"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"nix": 1}}}},
+            None,
+        ),
+        ({"tool_choice": "auto"}, "tool_choice"),
+        ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name"),
+        ({"regex": "("}, None),
+        ({"store": True}, "store"),
+    ],
+)
+def test_fields_are_named(client, change, param):
+    error = error_of(client.post(CHAT, json={"messages": HELLO, **change}), 400)
+    assert error["type"] == "invalid_request_error"
+    if param is not None:
+        assert error["param"] == param
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b'"text"',
+        b"[" * 100_000,
+        b'{"a":' * 2000 + b"1" + b"}" * 2000,
+        b'{"messages": [' + b"[" * 500 + b"]" * 500 + b"]}",
+        b'{"temperature": NaN}',
+        b'{"temperature": 1e999, "messages": [{"role": "user", "content": "?"}]}',
+        b'{"messages": [{"role": "user", "content": "\xff\xfe"}]}',
+        b'{"messages": [{"role": "user", "content": "\\ud800"}]}',
+        b'{"model": "small", "model": "tiny"}',
+        b'{"seed": ' + b"9" * 5000 + b"}",
+    ],
+)
+def test_bodies_that_are_no_json_get_a_sentence(client, body):
+    error_of(client.post(CHAT, content=body, headers={"content-type": "application/json"}), 400)
+
+
+def test_json_must_be_called_so(client):
+    # A page of a stranger can send other types without asking first.
+    error_of(client.post(CHAT, content=b'{"messages": []}', headers={"content-type": "text/plain"}), 400)
+
+
+def test_paths_methods_and_models_that_are_not_there(client):
+    error_of(client.get("/v1/nothing"), 404)
+    error_of(client.get(CHAT), 405)
+    error = error_of(client.post(CHAT, json={"model": "gpt-5", "messages": HELLO}), 404, "model_not_found")
+    assert "'gpt-5'" in error["message"] and "'small'" in error["message"]
+    error_of(client.get("/v1/models/gpt-5"), 404, "model_not_found")
+
+
+def test_a_prompt_that_is_too_long_says_both_numbers(client, server):
+    messages = [{"role": "user", "content": "长" * 5000}]
+    error = error_of(client.post(CHAT, json={"messages": messages}), 400, "context_length_exceeded")
+    assert str(server.service.max_length) in error["message"] and error["param"] == "messages"
+    # In a stream, too, nothing has begun.
+    error_of(client.post(CHAT, json={"messages": messages, "stream": True}), 400, "context_length_exceeded")
+
+
+def test_the_client_raises_its_own_errors(server):
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="-", max_retries=0) as ask:
+        with pytest.raises(openai.NotFoundError, match="gpt-5"):
+            ask.chat.completions.create(model="gpt-5", messages=HELLO)
+        with pytest.raises(openai.BadRequestError, match="max_tokens"):
+            ask.chat.completions.create(model="small", messages=HELLO, max_tokens=-1)
+
+
+def test_keys_are_asked_for(model_path):
+    with Pipeline(model_path) as pipeline, serving(pipeline, api_key="one,two") as server:
+        with server.client() as client:
+            assert client.get("/health").status_code == 200
+            for path in ("/v1/models", "/metrics", "/openapi.json", "/nothing"):
+                error_of(client.get(path), 401, "invalid_api_key")
+            for wrong in ("Bearer three", "Bearer", "one", "Basic one", "Bearer one,two", "Bearer önë"):
+                headers = {"authorization": wrong.encode("latin-1")}
+                error_of(client.get("/v1/models", headers=headers), 401)
+            assert client.get("/v1/models", headers={"authorization": "Bearer one"}).status_code == 200
+            assert client.get("/v1/models", headers={"x-api-key": "two"}).status_code == 200
+        with (
+            openai.OpenAI(base_url=f"{server.url}/v1", api_key="wrong", max_retries=0) as ask,
+            pytest.raises(openai.AuthenticationError),
+        ):
+            ask.models.list()
+
+
+def test_limits_hold(model_path):
+    with Pipeline(model_path) as pipeline:
+        limits = {"max_body": 2000, "max_tokens": 5, "max_length": 100, "max_choices": 2}
+        with serving(pipeline, **limits) as server, server.client() as client:
+            long = {"messages": [{"role": "user", "content": "?" * 3000}]}
+            error_of(client.post(CHAT, json=long), 413, "body_too_large")
+
+            def pieces():
+                yield b'{"messages": "' + b"?" * 1500
+                yield b"?" * 1500 + b'"}'
+
+            headers = {"content-type": "application/json"}
+            error_of(client.post(CHAT, content=pieces(), headers=headers), 413, "body_too_large")
+            assert (
+                error_of(client.post(CHAT, json={"messages": HELLO, "max_tokens": 6}), 400)["param"]
+                == "max_tokens"
+            )
+            assert error_of(client.post(CHAT, json={"messages": HELLO, "n": 3}), 400)["param"] == "n"
+            reply = client.post(CHAT, json={**ENDLESS}).json()
+            assert reply["usage"]["completion_tokens"] == 5
+            assert client.get("/v1/models").json()["data"][0]["max_model_len"] == 100
+            middle = {"messages": [{"role": "user", "content": "长" * 200}]}
+            error_of(client.post(CHAT, json=middle), 400, "context_length_exceeded")
+
+
+def test_a_full_queue_is_answered_with_another_time(model_path):
+    with Pipeline(model_path, max_sequences=1, max_queue=1) as pipeline, serving(pipeline) as server:
+        running = [
+            pipeline.generate("今天", stream=True, do_sample=False, max_length=10**6, repetition_penalty=0.5)
+            for _ in range(2)
+        ]
+        with server.client() as client:
+            response = client.post(CHAT, json={"messages": HELLO})
+            error_of(response, 503, "queue_full")
+            assert int(response.headers["retry-after"]) > 0
+            # Of several alternatives all are refused, and none is left behind.
+            running[1].close()
+            error_of(client.post(CHAT, json={"messages": HELLO, "n": 2}), 503, "queue_full")
+            assert pipeline.stats.waiting == 0
+            running[0].close()
+            assert client.post(CHAT, json={"messages": HELLO, "max_tokens": 3}).status_code == 200
+
+
+def test_pages_of_strangers_may_not_ask(client):
+    def allowed(origin: str) -> str | None:
+        return client.get("/v1/models", headers={"origin": origin}).headers.get("access-control-allow-origin")
+
+    assert allowed("http://localhost:5173") == "http://localhost:5173"
+    assert allowed("http://127.0.0.1") == "http://127.0.0.1"
+    for stranger in (
+        "https://example.org",
+        "http://localhost.example.org",
+        "http://127.0.0.1.example.org",
+        "null",
+    ):
+        assert allowed(stranger) is None
