@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import JSONResponse, Response
 
 from .body import read_json
-from .calls import ChatCall, ChatReply, start_chat
+from .calls import ChatCall, start_chat
 from .replies import while_connected
 from .schemas import ERRORS, check_max_tokens
 from .service import Service, service_of
@@ -62,7 +62,7 @@ async def answer(request: Request, service: Annotated[Service, Depends(service_o
         "temperature": question.temperature or settings.temperature,
     }
     replies = await start_chat(service, ChatCall(question.messages(), options))
-    (reply,) = await while_connected(request, replies, ChatReply.whole)
+    (reply,) = await while_connected(request, [reply.whole() for reply in replies], replies)
     result: dict[str, Any] = {
         "response": reply.content,
         "history": [*(question.history or []), (question.prompt, reply.content)],
@@ -74,8 +74,9 @@ async def answer(request: Request, service: Annotated[Service, Depends(service_o
 
 
 def _question(body: bytes) -> Question:
+    value = read_json(body)
     try:
-        return Question.model_validate(read_json(body))
+        return Question.model_validate(value)
     except ValidationError as error:
         found = [{**one, "loc": ("body", *one["loc"])} for one in error.errors(include_url=False)]
-        raise RequestValidationError(found) from None
+        raise RequestValidationError(found, body=value) from None

@@ -7,32 +7,26 @@ import re
 import socket
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from serving import PATIENCE, serving
+from served import TIMEOUT, httpx, serving, until
 
 from chatglm_cpp import Busy, Pipeline
-
-httpx = pytest.importorskip("httpx")
-for needed in ("fastapi", "sse_starlette", "prometheus_client"):
-    pytest.importorskip(needed)
-from chatglm_cpp.server import Settings, make_app  # noqa: E402
 
 LIKELIEST = {"top_p": 1e-6}  # leaves one token to draw
 
 
 @pytest.fixture(scope="module")
 def address(shared_pipeline: Pipeline) -> Iterator[str]:
-    with serving(make_app(Settings(max_body=200_000), shared_pipeline)) as url:
-        yield url
+    with serving(shared_pipeline, max_body=200_000) as server:
+        yield server.url
 
 
 def ask(address: str, **body: Any) -> Any:
-    return httpx.post(address, json=body, timeout=PATIENCE)
+    return httpx.post(address, json=body, timeout=TIMEOUT)
 
 
 def test_answers_as_the_original_does(address: str, shared_pipeline: Pipeline) -> None:
@@ -78,7 +72,7 @@ def test_what_is_left_out_null_or_0_takes_the_default(
 
 
 def test_a_body_needs_no_content_type(address: str) -> None:
-    response = httpx.post(address, content=json.dumps({"prompt": "hi", "max_length": 40}), timeout=PATIENCE)
+    response = httpx.post(address, content=json.dumps({"prompt": "hi", "max_length": 40}), timeout=TIMEOUT)
     assert response.status_code == 200
 
 
@@ -110,7 +104,7 @@ def test_fields_that_it_does_not_know_are_listed(address: str) -> None:
     ],
 )
 def test_bad_input_is_refused_with_a_sentence(address: str, body: bytes, words: str) -> None:
-    response = httpx.post(address, content=body, timeout=PATIENCE)
+    response = httpx.post(address, content=body, timeout=TIMEOUT)
     assert response.status_code == 400
     message = response.json()["error"]["message"]
     assert words in message and message.endswith(".")
@@ -152,12 +146,9 @@ def test_a_client_that_goes_frees_its_place(
     parts = urlsplit(address)
     with socket.create_connection((parts.hostname, parts.port)) as client:
         client.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
-        assert begun.wait(PATIENCE)
-    deadline = time.monotonic() + PATIENCE
-    while shared_pipeline.stats.running or shared_pipeline.stats.waiting:
-        assert time.monotonic() < deadline, "the reply still runs"
-        time.sleep(0.01)
-    assert streams[0].usage.finish_reason == "cancelled"
+        assert begun.wait(TIMEOUT)
+    until(lambda: streams[0].usage.finish_reason == "cancelled", "the end of the reply")
+    assert shared_pipeline.stats.running == 0
 
 
 def test_the_module_has_the_application(monkeypatch: pytest.MonkeyPatch) -> None:
