@@ -16,16 +16,25 @@ from starlette.middleware.cors import CORSMiddleware
 
 from .. import __version__
 from ..pipeline import Pipeline
-from . import chat, chatglm2, completions, status, tokens
+from . import chat, chatglm2, completions, messages, responses, status, tokens
 from .errors import add_error_handlers
 from .middleware import BodyLimit, KeyCheck, RequestCounter
+from .response_store import ResponseStore
 from .service import Service
 from .settings import Settings
 
 _LOCAL_ORIGIN = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 
 # One router for each group of endpoints.
-_ROUTERS = [status.router, chat.router, completions.router, tokens.router, chatglm2.router]
+_ROUTERS = [
+    status.router,
+    chat.router,
+    completions.router,
+    responses.router,
+    messages.router,
+    tokens.router,
+    chatglm2.router,
+]
 
 
 def make_app(
@@ -73,6 +82,7 @@ def make_app(
         redoc_url=None,
     )
     app.state.service = service
+    app.state.responses = ResponseStore()
     add_error_handlers(app)
     for router in _ROUTERS:
         app.include_router(router)
