@@ -201,7 +201,8 @@ class _Writer:
     def _stop_sequence(self) -> str | None:
         """The one that ended the reply: the first that its last token completed."""
         text = self._tokenizer.decode(self._ids)
-        known = len(self._tokenizer.decode(self._ids[:-1]))
+        # The token before may end in the middle of a character.
+        known = len(self._tokenizer.decode(self._ids[:-1]).rstrip("\N{REPLACEMENT CHARACTER}"))
         places = {stop: text.find(stop, max(0, known - len(stop) + 1)) for stop in self._stops if stop}
         found = [stop for stop, place in places.items() if place >= 0]
         return min(found, key=lambda stop: places[stop], default=None)
