@@ -16,7 +16,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from .. import __version__
 from ..pipeline import Pipeline
-from . import chat, chatglm2, completions, messages, responses, status, tokens
+from . import chat, chatglm2, completions, embeddings, messages, responses, status, tokens
 from .errors import add_error_handlers
 from .middleware import BodyLimit, KeyCheck, RequestCounter
 from .response_store import ResponseStore
@@ -32,6 +32,7 @@ _ROUTERS = [
     completions.router,
     responses.router,
     messages.router,
+    embeddings.router,
     tokens.router,
     chatglm2.router,
 ]
