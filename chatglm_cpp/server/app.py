@@ -66,7 +66,7 @@ def make_app(
             CORSMiddleware,
             allow_origins=settings.cors_origin,
             allow_origin_regex=_LOCAL_ORIGIN,
-            allow_methods=["GET", "POST"],
+            allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["*"],
         )
     )

@@ -20,6 +20,8 @@ router = APIRouter(tags=["chatglm2"])
 
 MAX_LENGTH = 2048
 
+Turn = Annotated[list[str], Field(min_length=2, max_length=2, description="a question and its answer")]
+
 
 class Question(BaseModel):
     """What a client sends. As in the original, a value that is missing, null or 0 is the default."""
@@ -27,7 +29,7 @@ class Question(BaseModel):
     model_config = ConfigDict(extra="allow", allow_inf_nan=False)  # the original never looks at other fields
 
     prompt: str
-    history: list[tuple[str, str]] | None = Field(None, description="pairs of question and answer")
+    history: list[Turn] | None = None
     max_length: int | None = Field(None, ge=0, lt=2**31, description="tokens of prompt and reply; 2048")
     top_p: float | None = Field(None, ge=0, le=1, description="0.7")
     temperature: float | None = Field(None, ge=0, description="0.95")
@@ -41,7 +43,7 @@ class Question(BaseModel):
 
 class Answer(BaseModel):
     response: str
-    history: list[tuple[str, str]]
+    history: list[Turn]
     status: int
     time: str
 
