@@ -99,7 +99,9 @@ async def _answer_all(
 
 def _n_tokens(record: Record) -> int:
     usage = (record.body or {}).get("usage")
-    n = usage.get("completion_tokens") if isinstance(usage, dict) else None
+    if not isinstance(usage, dict):
+        return 0
+    n = usage.get("completion_tokens", usage.get("output_tokens"))  # of a response
     return n if isinstance(n, int) else 0
 
 

@@ -45,19 +45,28 @@ def test_bodies_are_answered_as_by_the_server(
     bad = {"messages": [{"role": "user", "content": "x"}], "colour": "red"}
     source.write_text(
         "".join(request(f"q{i}", **question(i)) for i in range(40))
+        + request("text", "/v1/completions", prompt="你好", max_tokens=4, temperature=0)
+        + request("response", "/v1/responses", input="你好", max_output_tokens=4, temperature=0)
+        + request("vector", "/v1/embeddings", input=["你好", "再见"])
         + request("named", model=model_path.stem, **question(1))
         + request("other", model="gpt-9", **question(1))
         + request("bad", **bad)
         + request("surrogate", messages=[{"role": "user", "content": "\ud800"}])
     )
     assert main(["batch", *command(model_path, source, target)]) == 1
-    assert "44 of 44 requests are answered, 3 with errors" in capsys.readouterr().err
+    assert "47 of 47 requests are answered, 3 with errors" in capsys.readouterr().err
     answers = records(target)
     for i in range(40):
         body = answers[f"q{i}"]["response"]["body"]
         assert body["object"] == "chat.completion"
         expected = shared_pipeline.chat([f"{i} 加 {i} 等于多少？"], do_sample=False, max_new_tokens=16)
         assert body["choices"][0]["message"]["content"] == expected.content
+    text = answers["text"]["response"]["body"]["choices"][0]["text"]
+    assert text == shared_pipeline.generate("你好", do_sample=False, max_new_tokens=4)
+    (item,) = answers["response"]["response"]["body"]["output"]
+    expected = shared_pipeline.chat(["你好"], do_sample=False, max_new_tokens=4)
+    assert item["content"][0]["text"] == expected.content
+    assert len(answers["vector"]["response"]["body"]["data"]) == 2
     named = answers["named"]["response"]["body"]["choices"]
     assert named == answers["q1"]["response"]["body"]["choices"]
     for name, status, words in (
