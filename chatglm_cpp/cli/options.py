@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 
 from .._C import InvalidArgument
 from ..model_file import DEFAULT_DTYPE, DTYPES
 from ..pipeline import Pipeline
+
+MODEL_VARIABLE = "CHATGLM_CPP_MODEL"
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -17,8 +20,10 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "-m",
         "--model",
         metavar="PATH",
+        default=os.environ.get(MODEL_VARIABLE) or None,
         help="GGUF file; a Hugging Face checkpoint: its folder, or its name on the Hub, such as "
-        "THUDM/chatglm3-6b; or a file of chatglm.cpp up to 0.4 (default: the small model of the package)",
+        f"THUDM/chatglm3-6b; or a file of chatglm.cpp up to 0.4 (default: ${MODEL_VARIABLE}, or else the "
+        "small model of the package)",
     )
     group.add_argument(
         "--dtype",

@@ -16,16 +16,26 @@ from starlette.middleware.cors import CORSMiddleware
 
 from .. import __version__
 from ..pipeline import Pipeline
-from . import chat, completions, embeddings, status, tokens
+from . import chat, chatglm2, completions, embeddings, messages, responses, status, tokens
 from .errors import add_error_handlers
 from .middleware import BodyLimit, KeyCheck, RequestCounter
+from .response_store import ResponseStore
 from .service import Service
 from .settings import Settings
 
 _LOCAL_ORIGIN = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 
 # One router for each group of endpoints.
-_ROUTERS = [status.router, chat.router, completions.router, embeddings.router, tokens.router]
+_ROUTERS = [
+    status.router,
+    chat.router,
+    completions.router,
+    responses.router,
+    messages.router,
+    embeddings.router,
+    tokens.router,
+    chatglm2.router,
+]
 
 
 def make_app(
@@ -56,7 +66,7 @@ def make_app(
             CORSMiddleware,
             allow_origins=settings.cors_origin,
             allow_origin_regex=_LOCAL_ORIGIN,
-            allow_methods=["GET", "POST"],
+            allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["*"],
         )
     )
@@ -73,6 +83,7 @@ def make_app(
         redoc_url=None,
     )
     app.state.service = service
+    app.state.responses = ResponseStore()
     add_error_handlers(app)
     for router in _ROUTERS:
         app.include_router(router)
