@@ -8,6 +8,7 @@ from typing import Literal
 from . import _C
 from ._C import GenerationConfig
 from .messages import Conversation, check_text, to_messages
+from .tokenizer import Tokenizer
 
 WhenFull = Literal["error", "drop_oldest", "keep_head"]
 
@@ -32,6 +33,13 @@ def make_chat_prompt(
     room = prompt_room(config, model_length)
     when_full = check_text(when_full, "when_full")
     return ChatPrompt(*_C.fit_conversation(tokenizer, to_messages(messages), tools, when_full, room))
+
+
+def end_of_thought(tokenizer: _C.Tokenizer | Tokenizer, prompt: list[int]) -> list[int]:
+    """What ends the thought that a prompt of a reasoning model begins; nothing for other prompts. In a reply
+    of a given format there is no place for one."""
+    end = tokenizer.decode(prompt[-16:], False)
+    return tokenizer.encode_special("</think>\n") if end.rstrip().endswith("<think>") else []
 
 
 def prompt_room(config: GenerationConfig, model_length: int) -> int:

@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from . import _C
 from ._C import ChatMessage, ContextLengthError, FormatError, InvalidArgument
-from .chat_prompt import WhenFull, make_chat_prompt
+from .chat_prompt import WhenFull, end_of_thought, make_chat_prompt
+from .embeddings import PoolingName, Text, to_texts_of_ids
 from .lora import LoraLike, to_loras
 from .messages import Conversation, DeltaMessage, check_text, merge_deltas, to_token_ids
 from .model_config import Model, ModelConfig, make_config
@@ -312,7 +313,7 @@ class Pipeline:
         prompt = make_chat_prompt(
             tokenizer, messages, known_tools, when_full, config, self._engine.config.max_length
         )
-        ids = prompt.ids if constraint is None else prompt.ids + self.end_of_thought(prompt.ids)
+        ids = prompt.ids if constraint is None else prompt.ids + end_of_thought(tokenizer, prompt.ids)
         generation = self._engine.start(ids, config, constraint)
         text = _C.TextStreamer(tokenizer, stop=config.stop, tools=known_tools, exact=constraint is not None)
         pieces = Stream(generation, text, _delta, _whole, prompt.dropped_messages)
@@ -483,6 +484,41 @@ class Pipeline:
             raise ContextLengthError(f"input_ids has {len(ids)} tokens, and the model's context has {limit}.")
         return self._engine.logits(ids)
 
+    def embed(
+        self,
+        texts: str | Iterable[Text],
+        *,
+        pooling: PoolingName = "mean",
+        normalize: bool = True,
+    ) -> npt.NDArray[np.float32]:
+        """A vector for each text, for search and comparison: float32 (len(texts), hidden_size), and for a
+        single str (hidden_size,).
+
+            vectors = pipeline.embed(["你好", "今天天气很好", "hello"])
+            print(vectors @ vectors[0])  # how much each is like the first, at most 1
+
+        Args:
+            texts: a text or several. One of several may be a list of token ids, which are taken as they are;
+                of a str they are `tokenizer.encode(text)`, with the special tokens that the model puts around
+                a prompt, so that even an empty text has a vector.
+            pooling: "mean" of the states of all tokens after the last layer and its norm, or that of the
+                "last" token.
+            normalize: to length 1.
+
+        Texts are computed several at a time, beside replies and with the LoRA adapters in use. A vector does
+        not depend on the other texts.
+
+        Raises:
+            ContextLengthError: a text is longer than the model's context.
+            InvalidArgument: a text has no tokens, an id is outside the vocabulary, or `pooling` is unknown.
+            TypeError: something else is given.
+        """
+        single = isinstance(texts, str)
+        config = self._engine.config
+        ids = to_texts_of_ids(texts, self.tokenizer, config.vocab_size, config.max_length)
+        vectors = self._engine.embed(ids, check_text(pooling, "pooling"), bool(normalize))
+        return vectors[0] if single else vectors
+
     def merge_streaming_messages(self, chunks: Iterable[DeltaMessage]) -> ChatMessage:
         """The whole message of a streamed reply, its thought and tool calls apart, from all of its pieces."""
         return merge_deltas(chunks)
@@ -497,14 +533,6 @@ class Pipeline:
         if response_format is None and regex is None and grammar is None:
             return None
         return self._formats.constraint(response_format, regex, grammar)
-
-    def end_of_thought(self, prompt: list[int]) -> list[int]:
-        """What ends the thought that a prompt of a reasoning model begins; of others nothing. In a reply of a
-        given format there is no place for one."""
-        end = self.tokenizer.decode(prompt[-16:], skip_special_tokens=False)
-        if not end.rstrip().endswith("<think>"):
-            return []
-        return self.tokenizer.encode_special("</think>\n")
 
     def _ignore_num_threads(self, num_threads: int) -> None:
         if num_threads not in (0, self.n_threads):

@@ -16,7 +16,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from .. import __version__
 from ..pipeline import Pipeline
-from . import chat, completions, status, tokens
+from . import chat, completions, embeddings, status, tokens
 from .errors import add_error_handlers
 from .middleware import BodyLimit, KeyCheck, RequestCounter
 from .service import Service
@@ -25,7 +25,7 @@ from .settings import Settings
 _LOCAL_ORIGIN = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 
 # One router for each group of endpoints.
-_ROUTERS = [status.router, chat.router, completions.router, tokens.router]
+_ROUTERS = [status.router, chat.router, completions.router, embeddings.router, tokens.router]
 
 
 def make_app(

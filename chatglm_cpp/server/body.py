@@ -8,10 +8,12 @@ from typing import Any
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
+from starlette.concurrency import run_in_threadpool
 
 from .errors import ApiError
 
 _MAX_DEPTH = 100
+_LARGE = 100_000  # bytes
 
 
 def read_json(data: bytes) -> Any:
@@ -76,7 +78,9 @@ def _check(value: Any) -> None:
 class _StrictRequest(Request):
     async def json(self) -> Any:
         if not hasattr(self, "_json"):
-            self._json = read_json(await self.body())
+            data = await self.body()
+            # Other requests shall not wait for a large one to be read.
+            self._json = await run_in_threadpool(read_json, data) if len(data) > _LARGE else read_json(data)
         return self._json
 
 

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from .._C import ChatMessage, CodeMessage, FunctionMessage, ToolCallMessage
+from ..chat_prompt import end_of_thought
 from ..json_schema import check_schema
 from ..messages import DeltaMessage, ToolCallDelta, merge_deltas
 from ..pipeline import Pipeline
@@ -96,7 +97,7 @@ class ForcedReply(ChatReply):
                 break
         self._given = True
         if self.usage.finish_reason != "stop":
-            return DeltaMessage(role=ChatMessage.ROLE_ASSISTANT, content=self._text)
+            return DeltaMessage(ChatMessage.ROLE_ASSISTANT, self._text, logprobs=self._stream.logprobs)
         name, _, arguments = self._text.partition("\n")
         self._n_calls = 1
         call = ToolCallDelta(
@@ -106,7 +107,7 @@ class ForcedReply(ChatReply):
             function=FunctionMessage(name, arguments),
             code=CodeMessage(""),
         )
-        return DeltaMessage(role=ChatMessage.ROLE_ASSISTANT, content="", tool_calls=[call])
+        return DeltaMessage(ChatMessage.ROLE_ASSISTANT, "", tool_calls=[call], logprobs=self._stream.logprobs)
 
 
 async def start_chat(
@@ -142,7 +143,7 @@ def _forced(call: ChatCall, options: dict[str, Any], seeds: Sequence[Mapping[str
     def ask(seed: Mapping[str, int]) -> Ask:
         def submit(pipeline: Pipeline) -> Stream[Any, Any]:
             prompt = pipeline.tokenizer.apply_chat_template(call.messages, tools=call.tools)
-            prompt += pipeline.end_of_thought(prompt)
+            prompt += end_of_thought(pipeline.tokenizer, prompt)
             return pipeline.submit(prompt=prompt, grammar=grammar, **options, **seed)
 
         return submit

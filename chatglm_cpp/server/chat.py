@@ -34,12 +34,12 @@ TheService = Annotated[Service, Depends(service_of)]
 async def create_chat_completion(body: ChatRequest, request: Request, service: TheService) -> Response:
     """The assistant's reply to a conversation."""
     model = service.check_model(body.model)
+    tokenizer = service.pipeline.tokenizer
     call = _call(body, service)
     n = body.n or 1
     check_choices(service.settings, n, "n")
     replies = await start_chat(service, call, [body.seed_option(i) for i in range(n)])
     head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
-    tokenizer = service.pipeline.tokenizer
     if body.stream:
         include_usage = bool(body.stream_options and body.stream_options.include_usage)
         events = _events({**head, "object": "chat.completion.chunk"}, replies, tokenizer, include_usage)

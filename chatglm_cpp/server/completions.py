@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Request
@@ -14,7 +15,8 @@ from pydantic import BaseModel, Field
 from sse_starlette import ServerSentEvent
 from starlette.responses import JSONResponse, Response
 
-from ..messages import TokenLogprob
+from ..messages import TokenLogprob, to_token_ids
+from ..pipeline import Pipeline
 from ..stream import Completion
 from ..tokenizer import Tokenizer
 from . import sse
@@ -27,9 +29,10 @@ from .schemas import (
     EVENT_STREAM,
     Sampling,
     StreamOptions,
-    TokenId,
+    TextsOrTokens,
     Unused,
     UsageBody,
+    as_list,
     check_choices,
     check_max_tokens,
 )
@@ -47,12 +50,7 @@ _DEFAULT_MAX_TOKENS = 16  # OpenAI's
 
 class CompletionRequest(Sampling, Unused):
     model: str | None = None
-    prompt: (
-        str
-        | Annotated[list[str], Field(min_length=1)]
-        | Annotated[list[TokenId], Field(min_length=1)]
-        | Annotated[list[Annotated[list[TokenId], Field(min_length=1)]], Field(min_length=1)]
-    )
+    prompt: TextsOrTokens
     max_tokens: int | None = Field(None, ge=0, lt=2**31)
     n: int | None = Field(None, ge=1, le=128)
     best_of: int | None = Field(None, ge=1, le=128)
@@ -90,9 +88,12 @@ class CompletionResponse(BaseModel):
 async def create_completion(body: CompletionRequest, request: Request, service: TheService) -> Response:
     """Continuations of texts."""
     model = service.check_model(body.model)
-    tokenizer = service.pipeline.tokenizer
+    pipeline = service.pipeline
+    tokenizer = pipeline.tokenizer
     _check(body)
-    prompts = [await service.run(lambda given=given: _prompt(given, tokenizer)) for given in _given(body)]
+    prompts = [
+        await service.run(lambda given=given: _prompt(given, tokenizer)) for given in as_list(body.prompt)
+    ]
     n = body.n or 1
     check_choices(service.settings, n * len(prompts), "n")
     maximum = _DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
@@ -106,7 +107,7 @@ async def create_completion(body: CompletionRequest, request: Request, service: 
 
     asks = [ask(prompt, i) for prompt in prompts for i in range(n)] if maximum else []
     replies = await service.start_all(asks, TextReply)
-    answer = _Answer(service, body, prompts, n, replies, tokenizer)
+    answer = _Answer(service, pipeline, body, prompts, n, replies)
     head = {
         "id": f"cmpl-{uuid.uuid4().hex}",
         "object": "text_completion",
@@ -116,8 +117,7 @@ async def create_completion(body: CompletionRequest, request: Request, service: 
     if body.stream:
         include_usage = bool(body.stream_options and body.stream_options.include_usage)
         return sse.respond(service, sse.with_errors(answer.events(head, include_usage)), replies)
-    work = [answer.choice(i) for i in range(n * len(prompts))]
-    choices = await while_connected(request, work, replies)
+    (choices,) = await while_connected(request, [answer.choices()], replies)
     return JSONResponse({**head, "choices": choices, "usage": answer.usage()})
 
 
@@ -142,15 +142,11 @@ class _Prompt:
     text: str
 
 
-def _given(body: CompletionRequest) -> list[str | list[int]]:
-    prompt: Any = body.prompt
-    return prompt if isinstance(prompt, list) and not isinstance(prompt[0], int) else [prompt]
-
-
 def _prompt(given: str | list[int], tokenizer: Tokenizer) -> _Prompt:
     if isinstance(given, str):
         return _Prompt(tokenizer.encode(given), len(tokenizer.prefix_ids), given)
-    return _Prompt(given, 0, tokenizer.decode(given, skip_special_tokens=False))
+    ids = to_token_ids(given, tokenizer.vocab_size, "prompt")
+    return _Prompt(ids, 0, tokenizer.decode(ids, skip_special_tokens=False))
 
 
 class _Answer:
@@ -159,23 +155,26 @@ class _Answer:
     def __init__(
         self,
         service: Service,
+        pipeline: Pipeline,
         body: CompletionRequest,
         prompts: Sequence[_Prompt],
         n: int,
         replies: Sequence[TextReply],  # none when no token is asked for
-        tokenizer: Tokenizer,
     ) -> None:
         self._service = service
+        self._pipeline = pipeline
         self._echo = bool(body.echo)
         self._top = body.logprobs
         self._prompts = prompts
         self._n = n
         self._replies = replies
-        self._tokenizer = tokenizer
         self._scores: dict[int, list[TokenLogprob]] = {}  # by the identity of the prompt
-        self._writers = [_Writer(tokenizer) for _ in range(n * len(prompts))]
+        self._writers = [_Writer(pipeline.tokenizer) for _ in range(n * len(prompts))]
 
-    async def choice(self, i: int) -> dict[str, Any]:
+    async def choices(self) -> list[dict[str, Any]]:
+        return [await self._choice(i) for i in range(len(self._writers))]
+
+    async def _choice(self, i: int) -> dict[str, Any]:
         text, reason = await self._echoed(i), "length"
         if self._replies:
             reply = self._replies[i]
@@ -209,7 +208,8 @@ class _Answer:
             if self._top is not None:
                 new = (reply.stream.logprobs or [])[n_written[i] :]
                 n_written[i] += len(new)
-                logprobs = self._writers[i].write(new)
+                self._writers[i].write(new)
+                logprobs = self._writers[i].take()
             if piece or logprobs:
                 yield chunk(i, piece, logprobs)
         if include_usage:
@@ -233,12 +233,10 @@ class _Answer:
         return prompt.text
 
     async def _score(self, prompt: _Prompt, top: int) -> list[TokenLogprob]:
-        async with self._service.scoring:
-            if id(prompt) not in self._scores:
-                pipeline = self._service.pipeline
-                scores = await self._service.run(lambda: score(pipeline, prompt.ids, top))
-                self._scores[id(prompt)] = scores
-            return self._scores[id(prompt)]
+        if id(prompt) not in self._scores:
+            work = partial(score, self._pipeline, prompt.ids, top)
+            self._scores[id(prompt)] = await self._service.compute(work)
+        return self._scores[id(prompt)]
 
 
 class _Writer:
@@ -260,16 +258,15 @@ class _Writer:
         """The first token of all, of which the model says nothing."""
         self._write(token_id, None, None)
 
-    def write(self, logprobs: Sequence[TokenLogprob]) -> dict[str, list[Any]]:
-        """Adds tokens; gives what was added since the last time."""
+    def write(self, logprobs: Sequence[TokenLogprob]) -> None:
+        """Adds tokens."""
         for one in logprobs:
             chosen = (one.token_id, one.logprob)
             top = {token_text(self._tokenizer, i): as_number(x) for i, x in [*one.top, chosen]}
             self._write(one.token_id, as_number(one.logprob), top)
-        return self.take()
 
     def take(self) -> dict[str, list[Any]]:
-        """What was written since the last time."""
+        """What was added since the last time."""
         start, self._n_taken = self._n_taken, len(self.all["tokens"])
         return {name: values[start:] for name, values in self.all.items()}
 

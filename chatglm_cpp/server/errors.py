@@ -16,6 +16,7 @@ from .._C import Busy, ContextLengthError, Error, InvalidArgument
 
 logger = logging.getLogger("chatglm_cpp.server")
 
+_LONGEST = 1000
 _KINDS = {429: "rate_limit_error", 500: "server_error", 503: "server_error"}
 
 
@@ -45,10 +46,15 @@ class ApiError(HTTPException):
         if status == 401:
             headers["WWW-Authenticate"] = "Bearer"
         super().__init__(status, message, headers)
-        self.message = message
-        self.param = param
+        self.message = _shortened(message)
+        self.param = None if param is None else _shortened(param)
         self.code = code
         self.kind = kind or _KINDS.get(status, "invalid_request_error")
+
+
+def _shortened(text: str) -> str:
+    """Without the middle of what a client has sent to be repeated."""
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} … {text[-_LONGEST // 2 :]}"
 
 
 Shape = Callable[[ApiError], Mapping[str, Any]]
@@ -96,17 +102,22 @@ def to_api_error(error: BaseException) -> ApiError:
     if isinstance(error, Error):
         return ApiError(500, str(error))
     logger.error("unexpected error", exc_info=error)
+    return _fault()
+
+
+def _fault() -> ApiError:
     return ApiError(500, "The server has a fault; its log says more.")
 
 
-def _path(location: Sequence[int | str], body: Any) -> str:
-    """The place in `body`. Of a union pydantic names the alternative, too, which is no part of the request."""
+def _path(location: Sequence[int | str], body: Any, missing: bool) -> str:
+    """The place in `body`, in which the last part may be missing. Of a union pydantic names the alternative,
+    too, which is no part of the request."""
     path = ""
     for i, part in enumerate(location):
         if isinstance(part, int):
             path += f"[{part}]"
             body = body[part] if isinstance(body, list) and part < len(body) else None
-        elif i == len(location) - 1 or (isinstance(body, dict) and part in body):
+        elif (isinstance(body, dict) and part in body) or (missing and i == len(location) - 1):
             path += f".{part}" if path else part
             body = body.get(part) if isinstance(body, dict) else None
     return path
@@ -116,8 +127,8 @@ def _from_validation(error: RequestValidationError) -> ApiError:
     # Of the alternatives of a union, the one that went furthest is the one that was meant.
     first = max(error.errors(), key=lambda one: len(one["loc"]))
     place, *location = first["loc"]
-    path = _path(location, error.body)
     kind = first["type"]
+    path = _path(location, error.body, missing=kind == "missing")
     if kind == "json_invalid":
         return ApiError(400, f"The body is no JSON: {first['ctx']['error']}.")
     if kind == "extra_forbidden":
@@ -139,6 +150,10 @@ def add_error_handlers(app: FastAPI) -> None:
     async def answer(request: Request, error: Exception) -> Response:
         return to_response(to_api_error(error), request.url.path)
 
+    async def answer_fault(request: Request, error: Exception) -> Response:
+        # The exception goes on to the web server, which logs it.
+        return to_response(_fault(), request.url.path)
+
     async def answer_validation(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         return to_response(_from_validation(error), request.url.path)
@@ -157,5 +172,6 @@ def add_error_handlers(app: FastAPI) -> None:
 
     app.add_exception_handler(RequestValidationError, answer_validation)
     app.add_exception_handler(StarletteHTTPException, answer_http)
-    for kind in (Error, MemoryError, Exception):
-        app.add_exception_handler(kind, answer)
+    app.add_exception_handler(Error, answer)
+    app.add_exception_handler(MemoryError, answer)
+    app.add_exception_handler(Exception, answer_fault)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
@@ -28,8 +28,9 @@ class Reply(Generic[Piece, Whole]):
         self._stream = stream
         self._metrics = metrics
         self._last: float | None = None
-        self._counted = False
+        self._closed = False
         self._ended_here = False
+        self.on_close: Callable[[], None] | None = None  # called once
 
     @property
     def usage(self) -> Usage:
@@ -88,9 +89,11 @@ class Reply(Generic[Piece, Whole]):
     def close(self) -> None:
         """Stops the reply, gives its memory back and counts it; a second call does nothing."""
         self._stream.close()
-        if not self._counted:
-            self._counted = True
+        if not self._closed:
+            self._closed = True
             self._metrics.count_reply(self.usage)
+            if self.on_close is not None:
+                self.on_close()
 
 
 async def merged(replies: Sequence[Reply[Piece, Whole]]) -> AsyncIterator[tuple[int, Piece | None]]:

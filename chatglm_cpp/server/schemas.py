@@ -45,6 +45,18 @@ TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 Seed = Annotated[int, Field(ge=0, lt=2**63 - 2**16)]
 
 
+Tokens = Annotated[list[TokenId], Field(min_length=1)]
+TextsOrTokens = (
+    str | Annotated[list[str], Field(min_length=1)] | Tokens | Annotated[list[Tokens], Field(min_length=1)]
+)
+
+
+def as_list(given: TextsOrTokens) -> list[str | list[int]]:
+    """Several texts or rows of tokens, also where one is given."""
+    several: Any = given
+    return several if isinstance(given, list) and not isinstance(given[0], int) else [several]
+
+
 class PromptDetails(BaseModel):
     cached_tokens: int
 

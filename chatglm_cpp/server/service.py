@@ -6,8 +6,8 @@ import asyncio
 import logging
 import threading
 import time
-import weakref
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import anyio.to_thread
@@ -66,9 +66,10 @@ class Service:
         self._owned = pipeline is None
         self._on_failure = on_failure
         self._closing = False
-        self.scoring = asyncio.Lock()  # one table of logits at a time: it is large
+        self._computing = asyncio.Lock()
+        self._n_waiting = 0
         self._deadline: asyncio.TimerHandle | None = None
-        self._replies: weakref.WeakSet[Reply[Any, Any]] = weakref.WeakSet()
+        self._replies: dict[int, Reply[Any, Any]] = {}  # that are not closed yet, by identity
 
     # --- life ---
 
@@ -107,7 +108,7 @@ class Service:
             self._deadline = loop.call_later(self.settings.shutdown_timeout, self._cancel_all)
 
     def _cancel_all(self) -> None:
-        for reply in list(self._replies):
+        for reply in list(self._replies.values()):
             reply.cancel()
 
     async def close(self) -> None:
@@ -165,6 +166,27 @@ class Service:
         """The result of `work`, which may compute for a while, from a thread of its own."""
         return await anyio.to_thread.run_sync(work)
 
+    async def compute(self, work: Callable[[], T]) -> T:
+        """`run` for what takes long and needs much memory: one at a time, and no more than `max_queue` wait.
+        Raises ApiError when they are too many."""
+        if self._n_waiting > self.settings.max_queue:
+            raise ApiError(503, "Too many requests wait already.", code="queue_full", retry_after=1)
+        self._n_waiting += 1
+        try:
+            await self._computing.acquire()
+        finally:
+            self._n_waiting -= 1
+        task = asyncio.ensure_future(self.run(work))
+
+        def release(_: asyncio.Future[T]) -> None:
+            self._computing.release()
+            if not task.cancelled():
+                task.exception()  # of who asked nobody may be there any more
+
+        task.add_done_callback(release)
+        # The next one begins when the thread has ended, not when the client goes away.
+        return await asyncio.shield(task)
+
     @property
     def limits(self) -> dict[str, Any]:
         """Options of Pipeline.submit that the server sets for every reply."""
@@ -179,7 +201,8 @@ class Service:
         pipeline = self.pipeline
         stream = await self.run(lambda: ask(pipeline))
         reply = make(stream, self.metrics)
-        self._replies.add(reply)
+        self._replies[id(reply)] = reply
+        reply.on_close = partial(self._replies.pop, id(reply), None)
         return reply
 
     async def start_all(self, asks: Sequence[Ask], make: Callable[[Stream[Any, Any], Metrics], R]) -> list[R]:

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends
 from pydantic import BaseModel, Field
 from starlette.responses import JSONResponse, Response
 
+from ..messages import to_token_ids
 from .body import StrictRoute
 from .chat_schemas import Message, Tool, to_pipeline
 from .errors import ApiError
@@ -74,4 +75,5 @@ async def detokenize(body: DetokenizeRequest, service: TheService) -> Response:
     """The text of tokens."""
     service.check_model(body.model)
     tokenizer = service.pipeline.tokenizer
-    return JSONResponse({"prompt": await service.run(lambda: tokenizer.decode(body.tokens))})
+    ids = to_token_ids(body.tokens, tokenizer.vocab_size, "tokens")
+    return JSONResponse({"prompt": await service.run(lambda: tokenizer.decode(ids))})

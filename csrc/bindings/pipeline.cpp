@@ -31,6 +31,12 @@ std::vector<Lora> to_loras(const std::vector<std::pair<std::string, float>>& pai
     return loras;
 }
 
+Pooling parse_pooling(const std::string& name) {
+    if (name == "mean") return Pooling::mean;
+    if (name == "last") return Pooling::last;
+    throw InvalidArgument("pooling is '" + name + "'; it can be 'mean' or 'last'.");
+}
+
 // The engine's thread, which this waits for, may be waiting for the interpreter lock to call a constraint; or
 // it is that thread, where Python's garbage collector found a pipeline that nobody uses while a constraint
 // ran.
@@ -259,6 +265,21 @@ void bind_pipeline(py::module_& m) {
                 return out;
             },
             py::arg("ids"))
+        .def(
+            "embed",
+            [](Pipeline& p, const std::vector<std::vector<int32_t>>& texts, const std::string& pooling,
+               bool normalize) {
+                EmbeddingOptions options;
+                options.pooling = parse_pooling(pooling);
+                options.normalize = normalize;
+                py::array_t<float> out({static_cast<py::ssize_t>(texts.size()),
+                                        static_cast<py::ssize_t>(p.config().hidden_size)});
+                float* data = out.mutable_data();
+                run_without_lock(
+                    [&](const auto& interrupted) { p.embed(texts, data, options, interrupted); });
+                return out;
+            },
+            py::arg("texts"), py::arg("pooling"), py::arg("normalize"))
         .def_property_readonly("tokenizer", &Pipeline::tokenizer, py::return_value_policy::reference_internal)
         .def_property_readonly("config", &Pipeline::config, py::return_value_policy::reference_internal)
         .def_property_readonly("n_threads", &Pipeline::n_threads)

@@ -158,26 +158,39 @@ bool BatchLoop::make_room(int n_pages) {
     return true;
 }
 
-void BatchLoop::forward(const Batch& batch, int n_prompt_rows, float* logits, const LoraSet& loras,
-                        const std::function<bool()>& interrupted) {
+// Most rows that a computation beside the replies may have in one step.
+int BatchLoop::task_rows() const {
+    const StepLimits limits = pace_.limits();
+    return running_.empty() ? limits.alone : limits.mixed;
+}
+
+void BatchLoop::forward(const Batch& batch, int n_prompt_rows, float* out, const LoraSet& loras,
+                        const std::function<bool()>& interrupted, Output output) {
     const auto start = std::chrono::steady_clock::now();
-    model_.forward(batch, cache_, logits, loras, interrupted);
+    model_.forward(batch, cache_, out, loras, interrupted, output);
     pace_.note(n_prompt_rows, batch.size(),
                std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
 }
 
 int BatchLoop::compute_logits(std::span<const int32_t> ids, int begin, KvCache::SequenceId sequence,
                               const LoraSet& loras, float* logits, const std::function<bool()>& interrupted) {
-    const StepLimits limits = pace_.limits();
     const int end = std::min(static_cast<int>(ids.size()),
-                             std::max(begin + (running_.empty() ? limits.alone : limits.mixed),
-                                      first_chunk(model_.config(), ids)));
+                             std::max(begin + task_rows(), first_chunk(model_.config(), ids)));
     make_room(pages_for(end) - pages_for(begin));
     Batch batch;
     batch.add(model_.config(), ids, begin, end, sequence);
     std::fill(batch.wants_logits.begin(), batch.wants_logits.end(), uint8_t{1});
     forward(batch, batch.size(), logits, loras, interrupted);
     return end;
+}
+
+void BatchLoop::compute_embeddings(EmbeddingJob& job, const std::function<bool()>& interrupted) {
+    const Batch batch = job.next(model_, cache_, task_rows());
+    int n_pages = 0;
+    for (const auto& [begin, end] : job.parts()) n_pages += pages_for(end) - pages_for(begin);
+    make_room(n_pages);
+    forward(batch, batch.size(), job.hidden_states(), job.loras(), interrupted, Output::hidden_states);
+    job.pool(cache_);
 }
 
 void BatchLoop::compute(const Plan& plan, const std::atomic<bool>& stop) {

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "chatglm/pipeline.h"
+#include "generate/embedding_job.h"
 #include "generate/prefix_cache.h"
 #include "generate/request.h"
 #include "generate/scheduler.h"
@@ -47,6 +48,9 @@ class BatchLoop {
     int compute_logits(std::span<const int32_t> ids, int begin, KvCache::SequenceId sequence,
                        const LoraSet& loras, float* logits, const std::function<bool()>& interrupted);
 
+    // Computes the next part of texts whose hidden states are wanted.
+    void compute_embeddings(EmbeddingJob& job, const std::function<bool()>& interrupted);
+
     // Evicts what other replies left behind until `n_pages` more fit in the budget; false when they do not.
     bool make_room(int n_pages);
     void clear_prefixes() { prefixes_.clear(); }
@@ -69,8 +73,9 @@ class BatchLoop {
     void begin(Request& request);
     Plan plan();
     int new_pages(const Plan& plan) const;
-    void forward(const Batch& batch, int n_prompt_rows, float* logits, const LoraSet& loras,
-                 const std::function<bool()>& interrupted);
+    int task_rows() const;
+    void forward(const Batch& batch, int n_prompt_rows, float* out, const LoraSet& loras,
+                 const std::function<bool()>& interrupted, Output output = Output::logits);
     void compute(const Plan& plan, const std::atomic<bool>& stop);
     void choose_token(const std::shared_ptr<Request>& request, std::span<float> logits);
     void handle_out_of_memory(const std::exception_ptr& error);

@@ -372,6 +372,42 @@ void Pipeline::logits(const std::vector<int32_t>& ids, float* out, const std::fu
     release();
 }
 
+void Pipeline::embed(const std::vector<std::vector<int32_t>>& texts, float* out,
+                     const EmbeddingOptions& options, const std::function<bool()>& interrupted) {
+    for (size_t i = 0; i < texts.size(); ++i) {
+        const std::string name = "Text " + std::to_string(i);
+        if (texts[i].empty()) throw InvalidArgument(name + " has no tokens, so there is nothing to embed.");
+        if (texts[i].size() > static_cast<size_t>(config().max_length)) {
+            throw ContextLengthError(name + " has " + std::to_string(texts[i].size()) +
+                                     " tokens, and the model's context has " +
+                                     std::to_string(config().max_length) + ". Cut it into parts.");
+        }
+        for (const int32_t id : texts[i]) {
+            if (id >= 0 && id < config().vocab_size) continue;
+            throw InvalidArgument(name + " holds the token id " + std::to_string(id) +
+                                  ", outside the vocabulary of " + std::to_string(config().vocab_size) + ".");
+        }
+    }
+    EmbeddingJob job(texts, options, shared_->current_loras(), out);
+    Engine& engine = shared_->engine();
+    try {
+        // One batch a turn: replies that are being written go on between them.
+        while (!job.done()) {
+            engine.run([&](BatchLoop& loop, const auto& unwanted) { loop.compute_embeddings(job, unwanted); },
+                       interrupted);
+        }
+    } catch (...) {
+        engine.run([&](BatchLoop& loop, const auto&) { job.release(loop.cache()); });
+        throw;
+    }
+}
+
+std::vector<float> Pipeline::embed(std::string_view text, const EmbeddingOptions& options) {
+    std::vector<float> result(static_cast<size_t>(config().hidden_size));
+    embed({tokenizer().encode(text)}, result.data(), options);
+    return result;
+}
+
 PipelineStats Pipeline::stats() const {
     return shared_->engine().stats();
 }

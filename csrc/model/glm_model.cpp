@@ -278,8 +278,8 @@ void GlmModel::add_low_rank(const LoraAdapter::Factor& factor, float scale, cons
     }
 }
 
-void GlmModel::forward(const Batch& batch, KvCache& cache, float* logits, const LoraSet& loras,
-                       const std::function<bool()>& interrupted) const {
+void GlmModel::forward(const Batch& batch, KvCache& cache, float* out, const LoraSet& loras,
+                       const std::function<bool()>& interrupted, Output output) const {
     const ModelConfig& c = config_;
     const int n = batch.size();
     if (n == 0) return;
@@ -366,6 +366,11 @@ void GlmModel::forward(const Batch& batch, KvCache& cache, float* logits, const 
         const int m = static_cast<int>(part.size());
         backend_.gather(w.x, part, hidden, w.normed);
         backend_.norm(c.norm, w.normed, m, hidden, output_norm_, c.norm_eps, w.normed);
+        if (output == Output::hidden_states) {
+            const auto width = static_cast<size_t>(hidden);
+            backend_.download(w.normed, out + begin * width, part.size() * width * sizeof(float));
+            continue;
+        }
         backend_.linear(w.normed, m, output_, nullptr, w.logits, c.vocab_size);
         for (const ActiveLora& lora : loras) {
             for (const LoraAdapter::Factor& factor : lora.adapter->output_factors()) {
@@ -373,8 +378,7 @@ void GlmModel::forward(const Batch& batch, KvCache& cache, float* logits, const 
             }
         }
         const size_t count = part.size() * static_cast<size_t>(c.vocab_size);
-        backend_.download(w.logits, logits + begin * static_cast<size_t>(c.vocab_size),
-                          count * sizeof(float));
+        backend_.download(w.logits, out + begin * static_cast<size_t>(c.vocab_size), count * sizeof(float));
     }
     rows.keep();
 }

@@ -32,6 +32,12 @@ struct LayerWeights {
                 *prefix_v = nullptr;  // (prefix_length, n_kv_heads * head_dim), not rotated
 };
 
+// What a forward pass gives of a row.
+enum class Output {
+    logits,         // (vocab_size,)
+    hidden_states,  // (hidden_size,), after the final norm: what the logits are made of
+};
+
 class GlmModel {
   public:
     // Maps the weights of `file`, which must outlive the model. Throws FormatError naming the tensor at
@@ -47,13 +53,13 @@ class GlmModel {
     // token.
     KvCache::SequenceId create_sequence(KvCache& cache) const;
 
-    // Appends the batch's rows to their sequences in `cache` and writes the logits of the rows that want
-    // them, in order, to `logits` (n_wanted, vocab_size) in host memory. `loras` change all rows alike. Not
-    // for use from several threads at once. Throws InvalidArgument for ids outside the vocabulary,
+    // Appends the batch's rows to their sequences in `cache` and writes the `output` of the rows that want
+    // logits, in order, to `out` (n_wanted, size of an output) in host memory. `loras` change all rows alike.
+    // Not for use from several threads at once. Throws InvalidArgument for ids outside the vocabulary,
     // Interrupted when `interrupted` (asked before each layer) says true; after any exception the cache is as
     // it was.
-    void forward(const Batch& batch, KvCache& cache, float* logits, const LoraSet& loras = {},
-                 const std::function<bool()>& interrupted = nullptr) const;
+    void forward(const Batch& batch, KvCache& cache, float* out, const LoraSet& loras = {},
+                 const std::function<bool()>& interrupted = nullptr, Output output = Output::logits) const;
 
   private:
     struct Workspace;

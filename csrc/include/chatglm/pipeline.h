@@ -47,6 +47,17 @@ struct PipelineStats {
     int64_t allocated_bytes = 0;   // in all
 };
 
+// How the states of a text's tokens become one vector.
+enum class Pooling {
+    mean,  // of all tokens
+    last,  // the last token's alone, which has seen all others
+};
+
+struct EmbeddingOptions {
+    Pooling pooling = Pooling::mean;
+    bool normalize = true;  // to length 1, so that a product of two vectors is the cosine between them
+};
+
 // One reply being generated, by a thread that computes all replies of the pipeline, together where it can.
 // Fetch its tokens until done(); destroying it early cancels it. It shares ownership of what it needs, so any
 // order of destruction is fine.
@@ -135,6 +146,15 @@ class Pipeline {
     // as in Generation::step.
     void logits(const std::vector<int32_t>& ids, float* out,
                 const std::function<bool()>& interrupted = nullptr);
+
+    // A vector for each text: out (texts.size(), hidden_size), made of the hidden states after the final
+    // norm. Texts are ids, as Tokenizer::encode gives them. They are computed several at a time, beside
+    // replies and without a place in their queue. Throws InvalidArgument for a text without ids or an id
+    // outside the vocabulary, ContextLengthError for a text longer than the context. `interrupted` as in
+    // Generation::step.
+    void embed(const std::vector<std::vector<int32_t>>& texts, float* out,
+               const EmbeddingOptions& options = {}, const std::function<bool()>& interrupted = nullptr);
+    std::vector<float> embed(std::string_view text, const EmbeddingOptions& options = {});
 
     PipelineStats stats() const;
     // Forgets what earlier replies left for later ones.

@@ -66,7 +66,8 @@ class Server(uvicorn.Server):
 
     def terminate(self) -> None:
         """What a signal does to a server in the main thread."""
-        self.loop.call_soon_threadsafe(self.service.begin_shutdown)
+        with contextlib.suppress(RuntimeError):  # it has ended already
+            self.loop.call_soon_threadsafe(self.service.begin_shutdown)
         self.should_exit = True
 
     def wait_until_idle(self) -> None:
@@ -98,3 +99,13 @@ def events(response: httpx.Response) -> list[Any]:
     assert all(line.startswith("data: ") for line in lines), lines
     assert lines[-1] == "data: [DONE]"
     return [json.loads(line[len("data: ") :]) for line in lines[:-1]]
+
+
+def error_of(response: httpx.Response, status: int, code: str | None = None) -> dict[str, Any]:
+    """The error of an answer, which must have this status, OpenAI's shape and this code."""
+    assert response.status_code == status, response.text
+    body = response.json()
+    assert set(body) == {"error"} and set(body["error"]) == {"message", "type", "param", "code"}
+    if code is not None:
+        assert body["error"]["code"] == code
+    return body["error"]

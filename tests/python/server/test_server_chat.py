@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from served import ENDLESS, HELLO, Server, events, serving
+from served import ENDLESS, HELLO, Server, events, httpx, serving
 
 from chatglm_cpp import Pipeline
 
@@ -188,8 +188,6 @@ def test_a_stream_that_is_closed_stops_the_work(ask, server):
 
 
 def test_a_client_that_leaves_before_a_whole_reply_stops_the_work(server):
-    import httpx
-
     server.wait_until_idle()
     with server.client() as client, pytest.raises(httpx.ReadTimeout):
         client.post("/v1/chat/completions", json={**ENDLESS, "n": 32}, timeout=0.1)
