@@ -42,7 +42,7 @@ def build(arguments: Mapping[str, Any] | None = None) -> Any:
         known = ", ".join([*own, *Settings.model_fields])
         raise InvalidArgument(f"There is no argument {unknown[0]!r}; the arguments are {known}.")
     settings = Settings.from_environment(**given)
-    least, most = _range(own["replicas"] or 1)
+    least, most = _range(1 if own["replicas"] is None else own["replicas"])
     cpus = _number("cpus", own["cpus"]) or settings.threads or max(1, (os.cpu_count() or 1) // most)
     if not settings.threads:
         settings = settings.model_copy(update={"threads": max(1, int(cpus))})

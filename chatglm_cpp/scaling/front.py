@@ -1,7 +1,6 @@
 """What clients talk to: hands each request to a replica, and the answer back as it comes."""
 
-from __future__ import annotations
-
+# No postponed annotations: FastAPI reads those of the endpoint, which Ray carries to another process.
 import json
 import logging
 from collections.abc import AsyncGenerator
@@ -27,6 +26,31 @@ _HOP_BY_HOP = {b"connection", b"keep-alive", b"transfer-encoding", b"content-len
 app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
 
 
+async def _body(parts: AsyncGenerator[Any, None], streamed: bool) -> AsyncGenerator[bytes, None]:
+    """The rest of an answer. A stream of events that breaks ends with an error of OpenAI's form."""
+    async with aclosing(parts):
+        try:
+            async for part in parts:
+                yield part
+        except (RayActorError, RayTaskError) as error:
+            if not streamed:
+                raise
+            logger.error("%s", error)
+            data = json.dumps({"error": _details(502, _LOST)})
+            yield f"data: {data}\n\ndata: [DONE]\n\n".encode()
+
+
+def _error(status: int, message: str, retry_after: int | None = None) -> Response:
+    headers = {} if retry_after is None else {"retry-after": str(retry_after)}
+    return JSONResponse({"error": _details(status, message)}, status, headers)
+
+
+def _details(status: int, message: str) -> dict[str, Any]:
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    return {"message": message, "type": kind, "param": None, "code": None}
+
+
+# Last: Ray copies the class, with what it finds in this module, when it is decorated.
 @ingress(app)
 class Front:
     """Answers any request with what a replica answers. As long as nothing was sent to the client, a request
@@ -107,27 +131,3 @@ class Front:
                 logger.warning("A replica was lost; its request goes to another one.")
             finally:
                 answer.cancel()
-
-
-async def _body(parts: AsyncGenerator[Any, None], streamed: bool) -> AsyncGenerator[bytes, None]:
-    """The rest of an answer. A stream of events that breaks ends with an error of OpenAI's form."""
-    async with aclosing(parts):
-        try:
-            async for part in parts:
-                yield part
-        except (RayActorError, RayTaskError) as error:
-            if not streamed:
-                raise
-            logger.error("%s", error)
-            data = json.dumps({"error": _details(502, _LOST)})
-            yield f"data: {data}\n\ndata: [DONE]\n\n".encode()
-
-
-def _error(status: int, message: str, retry_after: int | None = None) -> Response:
-    headers = {} if retry_after is None else {"retry-after": str(retry_after)}
-    return JSONResponse({"error": _details(status, message)}, status, headers)
-
-
-def _details(status: int, message: str) -> dict[str, Any]:
-    kind = "invalid_request_error" if status < 500 else "server_error"
-    return {"message": message, "type": kind, "param": None, "code": None}
