@@ -10,7 +10,8 @@
 namespace chatglm {
 namespace {
 
-// A prompt waits for another one that is just being computed when it saves at least so many tokens by that.
+// A prompt waits for another one that is just being computed when it saves at least so many tokens by that;
+// or all of them, as several replies to one prompt do.
 constexpr int kWorthWaiting = 32;
 
 // When the user sets no budget: what a few conversations need, or long ones with a small cache.
@@ -26,6 +27,16 @@ int64_t budget_pages(const KvLayout& layout, int64_t cache_memory) {
 int common_tokens(std::span<const int32_t> a, std::span<const int32_t> b) {
     const auto n = static_cast<std::ptrdiff_t>(std::min(a.size(), b.size()));
     return static_cast<int>(std::mismatch(a.begin(), a.begin() + n, b.begin()).first - a.begin());
+}
+
+// How many ids of `request`, but for the last one, are computed as those of `other` are. ChatGLM-6B numbers
+// and masks a prompt by its length, so there it is the same prompt or nothing.
+int usable_tokens(const ModelConfig& config, const Request& other, const Request& request) {
+    if (other.loras != request.loras) return 0;
+    const int n = common_tokens(other.ids, request.ids);
+    const bool same_prompt = other.n_prompt == request.n_prompt && n >= request.n_prompt;
+    if (config.positions != PositionKind::causal && !same_prompt) return 0;
+    return std::min(n, static_cast<int>(request.ids.size()) - 1);
 }
 
 }  // namespace
@@ -50,11 +61,20 @@ bool BatchLoop::has_room_for(const Request& request) const {
     if (running_.empty()) return true;
     if (size() >= max_sequences_) return false;
     int64_t pages = pages_in_use();
-    for (const auto& other : running_) {  // those that run still need pages for their prompts
-        const auto had = other->sequence ? cache_.page_ids(*other->sequence).size() : 0;
-        pages += pages_for(static_cast<int>(other->ids.size())) - static_cast<int64_t>(had);
+    for (const auto& other : running_) pages += pages_to_come(*other);
+    return pages + pages_to_come(request) <= budget_;
+}
+
+// Pages that the ids of a request, and one more, need beyond those that it has or shares with one before it.
+int BatchLoop::pages_to_come(const Request& request) const {
+    const int needed = pages_for(static_cast<int>(request.ids.size()) + 1);
+    if (request.sequence) return needed - static_cast<int>(cache_.page_ids(*request.sequence).size());
+    int n_shared = 0;
+    for (const auto& other : running_) {
+        if (other.get() == &request) break;
+        n_shared = std::max(n_shared, usable_tokens(model_.config(), *other, request));
     }
-    return pages + pages_for(static_cast<int>(request.ids.size()) + 1) <= budget_;
+    return needed - (model_.config().prefix_length + n_shared) / cache_.layout().page_size;
 }
 
 void BatchLoop::add(std::shared_ptr<Request> request) {
@@ -96,33 +116,31 @@ void BatchLoop::drop_ended() {
 void BatchLoop::begin(Request& request) {
     const auto limit = std::span<const int32_t>(request.ids).first(request.ids.size() - 1);
     const int n_prefix = model_.config().prefix_length;
-    std::vector<int> pages;
-    int n_slots = 0;
-    // ChatGLM-6B numbers and masks a prompt by its length: nothing of another prompt's can be used.
-    if (model_.config().positions == PositionKind::causal) {
-        const bool may_copy = make_room(1);
-        PrefixCache::Match match = prefixes_.find(limit, request.loras);
-        int known = match.n_tokens, promised = 0;
-        const Request* donor = nullptr;
-        for (const auto& other : running_) {
-            if (!other->sequence || other->loras != request.loras) continue;
-            const int common = common_tokens(other->ids, limit);
-            if (std::min(common, other->n_computed) > known) {
-                known = std::min(common, other->n_computed);
-                donor = other.get();
-            }
-            if (!other->decoding) promised = std::max(promised, common);
+    const bool may_copy = make_room(1);
+    PrefixCache::Match match;
+    if (model_.config().positions == PositionKind::causal) match = prefixes_.find(limit, request.loras);
+    int known = match.n_tokens, promised = 0;
+    const Request* donor = nullptr;
+    for (const auto& other : running_) {
+        if (!other->sequence) continue;
+        const int common = usable_tokens(model_.config(), *other, request);
+        if (std::min(common, other->n_computed) > known) {
+            known = std::min(common, other->n_computed);
+            donor = other.get();
         }
-        if (promised >= known + kWorthWaiting) return;
-        pages = std::move(match.pages);
-        if (donor) {
-            const auto donated = cache_.page_ids(*donor->sequence);
-            pages.assign(donated.begin(), donated.end());
-        }
-        n_slots = known > 0 ? n_prefix + known : 0;
-        if (!may_copy) n_slots -= n_slots % cache_.layout().page_size;
+        if (!other->decoding) promised = std::max(promised, common);
     }
-    const bool found = n_slots > n_prefix;
+    const bool whole = promised == static_cast<int>(limit.size());
+    if (promised >= known + (whole ? 1 : kWorthWaiting)) return;
+    std::vector<int> pages = std::move(match.pages);
+    if (donor) {
+        const auto donated = cache_.page_ids(*donor->sequence);
+        pages.assign(donated.begin(), donated.end());
+    }
+    int n_slots = known > 0 ? n_prefix + known : 0;
+    // A part of a page would be copied. A context that must be computed whole cannot be cut.
+    if (!may_copy) n_slots -= n_slots % cache_.layout().page_size;
+    const bool found = n_slots > n_prefix && n_slots - n_prefix >= request.n_first;
     request.sequence = found ? cache_.share(pages, n_slots) : model_.create_sequence(cache_);
     request.n_computed = found ? n_slots - n_prefix : 0;
     if (!std::exchange(request.started, true)) {

@@ -65,6 +65,7 @@ class BatchLoop {
   private:
     using Plan = std::vector<Share>;
 
+    int pages_to_come(const Request& request) const;
     void drop_ended();
     void begin(Request& request);
     Plan plan();

@@ -53,11 +53,11 @@ void Engine::start_thread() {
     }
 }
 
-void Engine::submit(std::shared_ptr<Request> request) {
-    const int n_ids = static_cast<int>(request->ids.size());
-    const int n_most = request->config.max_new_tokens < 0
-                           ? request->max_length
-                           : std::min(request->max_length, n_ids + request->config.max_new_tokens);
+void Engine::check_memory(const Request& request) const {
+    const int n_ids = static_cast<int>(request.ids.size());
+    const int n_most = request.config.max_new_tokens < 0
+                           ? request.max_length
+                           : std::min(request.max_length, n_ids + request.config.max_new_tokens);
     // The last token ends the reply before it is computed with.
     const int64_t most_pages = loop_.most_pages();
     if (most_pages >= 0 && loop_.pages_for(n_most - 1) > most_pages) {
@@ -67,6 +67,10 @@ void Engine::submit(std::shared_ptr<Request> request) {
                                  " bytes of whole pages, is too small. Raise it, or lower max_length or "
                                  "max_new_tokens.");
     }
+}
+
+void Engine::submit(std::span<const std::shared_ptr<Request>> requests) {
+    for (const auto& request : requests) check_memory(*request);
     // The end of a constraint may run code of Python's, for which the lock must be free.
     std::vector<std::shared_ptr<Request>> ended;
     {
@@ -81,13 +85,14 @@ void Engine::submit(std::shared_ptr<Request> request) {
         const auto n_running = static_cast<int>(std::count_if(
             running_.begin(), running_.end(), [](const Outbox* outbox) { return !outbox->ended(); }));
         const int n_waiting = static_cast<int>(waiting_.size());
-        if (n_running + n_waiting >= max_sequences_ + max_queue_) {
+        const int n_places = std::max(0, max_sequences_ + max_queue_ - n_running - n_waiting);
+        if (static_cast<int>(requests.size()) > n_places) {
             throw Busy(std::to_string(n_running) + " replies are being computed and " +
-                       std::to_string(n_waiting) +
-                       " requests wait, which is as many as may wait. Ask again later, or raise max_queue.");
+                       std::to_string(n_waiting) + " requests wait, which leaves room for " +
+                       std::to_string(n_places) + ". Ask again later, or raise max_queue.");
         }
         start_thread();
-        waiting_.push_back(std::move(request));
+        waiting_.insert(waiting_.end(), requests.begin(), requests.end());
     }
     wake_.notify_one();
 }

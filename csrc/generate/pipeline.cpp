@@ -217,6 +217,9 @@ int Pipeline::n_threads() const {
 const std::string& Pipeline::kv_dtype() const {
     return shared_->options.kv_dtype;
 }
+int Pipeline::max_sequences() const {
+    return shared_->options.max_sequences;
+}
 const char* Pipeline::isa() const {
     return shared_->backend->isa();
 }
@@ -253,9 +256,23 @@ void cut_prompt(std::vector<int32_t>& prompt, const std::vector<int32_t>& prefix
 
 std::unique_ptr<Generation> Pipeline::start(std::vector<int32_t> prompt, const GenerationConfig& config,
                                             std::shared_ptr<Constraint> constraint) {
+    return std::move(start_alternatives(std::move(prompt), config, 1, {std::move(constraint)}).front());
+}
+
+std::vector<std::unique_ptr<Generation>> Pipeline::start_alternatives(
+    std::vector<int32_t> prompt, const GenerationConfig& config, int n,
+    std::vector<std::shared_ptr<Constraint>> constraints) {
     config.validate();
     config.validate_ids(this->config().vocab_size);
-    if (constraint && !(config.stop.empty() && config.stop_token_ids.empty() && !config.ignore_eos)) {
+    if (n < 1 || n > shared_->options.max_sequences) {
+        throw InvalidArgument("alternatives is " + std::to_string(n) + "; it must be between 1 and " +
+                              std::to_string(shared_->options.max_sequences) +
+                              " (max_sequences of the pipeline).");
+    }
+    constraints.resize(static_cast<size_t>(n));
+    const bool constrained = std::any_of(constraints.begin(), constraints.end(),
+                                         [](const auto& constraint) { return constraint != nullptr; });
+    if (constrained && !(config.stop.empty() && config.stop_token_ids.empty() && !config.ignore_eos)) {
         throw InvalidArgument(
             "stop, stop_token_ids and ignore_eos end a reply where its format may not end; leave them out of "
             "a reply of a given format.");
@@ -282,16 +299,24 @@ std::unique_ptr<Generation> Pipeline::start(std::vector<int32_t> prompt, const G
     check_cache_memory(shared_->model.kv_layout(shared_->kv), static_cast<int>(prompt.size()),
                        memory_state());
     Engine& engine = shared_->engine();
-    const auto request =
-        std::make_shared<Request>(std::move(prompt), config, max_length, this->config(),
-                                  shared_->current_loras(), tokenizer().eos_ids(), std::move(constraint));
-    if (config.max_new_tokens == 0) {
-        request->outbox.end(FinishReason::kLength);
-    } else {
-        engine.submit(request);
+    const auto loras = shared_->current_loras();
+    std::vector<std::shared_ptr<Request>> requests;
+    for (int i = 0; i < n; ++i) {
+        requests.push_back(std::make_shared<Request>(prompt, config.alternative(i), max_length,
+                                                     this->config(), loras, tokenizer().eos_ids(),
+                                                     std::move(constraints[static_cast<size_t>(i)])));
     }
-    return std::unique_ptr<Generation>(
-        new Generation(std::make_unique<Generation::State>(shared_, &engine, request)));
+    if (config.max_new_tokens == 0) {
+        for (const auto& request : requests) request->outbox.end(FinishReason::kLength);
+    } else {
+        engine.submit(requests);
+    }
+    std::vector<std::unique_ptr<Generation>> generations;
+    for (auto& request : requests) {
+        generations.emplace_back(
+            new Generation(std::make_unique<Generation::State>(shared_, &engine, std::move(request))));
+    }
+    return generations;
 }
 
 namespace {

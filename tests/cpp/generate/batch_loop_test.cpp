@@ -185,6 +185,25 @@ TEST_CASE("users who ask at once compute what their prompts have in common once"
     }
 }
 
+TEST_CASE("several replies to one prompt compute it once, however short, and fit where it fits once") {
+    for (const int n : {2, 20, 300}) {
+        CAPTURE(n);
+        Fixture f({.prefill_chunk = 64, .cache_memory = 12 * kPageBytes});
+        const auto prompt = some_ids(n, 1);
+        for (int i = 0; i < 5; ++i) {
+            const auto request = f.make(prompt, greedy(3 + i));
+            CHECK(f.loop.has_room_for(*request));  // 300 tokens are 5 pages
+            f.loop.add(request);
+        }
+        const auto requests = f.loop.running();
+        f.run();
+        for (size_t i = 0; i < 5; ++i) {
+            CHECK(cached(*requests[i]) == (i == 0 ? 0 : n - 1));
+            CHECK(Fixture::take(*requests[i]) == f.alone(prompt, greedy(3 + static_cast<int>(i))));
+        }
+    }
+}
+
 TEST_CASE("whoever waited for a prompt that is cancelled computes it") {
     Fixture f({.prefill_chunk = 16});
     const auto prompt = some_ids(200, 1);
