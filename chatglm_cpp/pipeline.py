@@ -229,6 +229,9 @@ class Pipeline:
         ignore_eos: bool = False,
         min_new_tokens: int = 0,
         logprobs: bool | int = False,
+        num_beams: int = 1,
+        length_penalty: float = 1.0,
+        early_stopping: bool | Literal["never"] = False,
         response_format: Mapping[str, Any] | None = None,
         regex: str | None = None,
         grammar: str | None = None,
@@ -277,6 +280,12 @@ class Pipeline:
             ignore_eos: never choose a token that ends the reply.
             min_new_tokens: choose none before the reply has so many tokens.
             logprobs: note the log-probability of each token; a number asks for as many likeliest tokens.
+            num_beams: above 1 searches for the likeliest reply with so many beams, as transformers does, and
+                ignores do_sample and the settings of draws. The reply comes all at once at its end. At most
+                the pipeline's max_sequences; without logprobs and formats of the reply.
+            length_penalty: beams are compared by their log-probability divided by length^length_penalty.
+            early_stopping: whether a search ends as soon as there are num_beams complete replies: True; False
+                goes on while the best beam has the better score, "never" while one could come to have it.
             response_format: {"type": "json_object"}, or {"type": "json_schema", "json_schema": SCHEMA}: the
                 answer is JSON, and follows the schema. Needs `pip install "chatglm-cpp[structured]"`, as the
                 next two do; see docs/structured.md.
@@ -303,6 +312,7 @@ class Pipeline:
             max_length, max_new_tokens, max_context_length, do_sample, top_k, top_p, temperature,
             repetition_penalty, seed, max_time, min_p, typical_p, presence_penalty, frequency_penalty,
             penalty_last_n, logit_bias, stop, stop_token_ids, ignore_eos, min_new_tokens, logprobs,
+            num_beams, length_penalty, early_stopping,
         )  # fmt: skip
         constraints = self._constraints(1, response_format, regex, grammar)
         (pieces,) = begin_chat(self._engine, messages, config, tools, when_full, constraints)
@@ -347,6 +357,9 @@ class Pipeline:
         ignore_eos: bool = False,
         min_new_tokens: int = 0,
         logprobs: bool | int = False,
+        num_beams: int = 1,
+        length_penalty: float = 1.0,
+        early_stopping: bool | Literal["never"] = False,
         response_format: Mapping[str, Any] | None = None,
         regex: str | None = None,
         grammar: str | None = None,
@@ -364,6 +377,7 @@ class Pipeline:
             max_length, max_new_tokens, max_context_length, do_sample, top_k, top_p, temperature,
             repetition_penalty, seed, max_time, min_p, typical_p, presence_penalty, frequency_penalty,
             penalty_last_n, logit_bias, stop, stop_token_ids, ignore_eos, min_new_tokens, logprobs,
+            num_beams, length_penalty, early_stopping,
         )  # fmt: skip
         (pieces,) = begin_text(
             self._engine, prompt, config, self._constraints(1, response_format, regex, grammar)
@@ -439,12 +453,12 @@ class Pipeline:
             for reply in pipeline.submit_alternatives(messages, n=3, seed=1).result():
                 print(reply.content)
 
-        Reply i is the one that `submit` gives with seed + i. Everything else is as in `submit`. All of them
-        begin, or none.
+        Reply i is the one that `submit` gives with seed + i; with num_beams the i-th best. Everything else is
+        as in `submit`. All of them begin, or none.
 
         Raises:
             Busy: fewer than `n` requests may wait beside those that wait already.
-            InvalidArgument: `n` is not between 1 and the pipeline's max_sequences.
+            InvalidArgument: `n` is not between 1 and the pipeline's max_sequences, or above num_beams.
         """
         if (messages is None) == (prompt is None):
             raise TypeError("Give submit_alternatives either messages or prompt.")

@@ -31,6 +31,8 @@ class Usage:
     seconds: float  # from the request until the end, or until now
     tokens_per_second: float  # of the tokens after the first one; 0 before the second one
     dropped_messages: int = 0  # messages of a chat that the prompt had no room for, see Pipeline.chat
+    # Of a complete beam search: log-probability of the reply divided by its length^length_penalty.
+    beam_score: float | None = None
 
 
 class Completion(str):
@@ -182,6 +184,7 @@ class Stream(Generic[T, Whole], Iterator[T]):
             seconds=progress.seconds,
             tokens_per_second=progress.tokens_per_second,
             dropped_messages=self._dropped_messages,
+            beam_score=progress.beam_score,
         )
 
     def _give(self, piece: T) -> T:

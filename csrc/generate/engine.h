@@ -79,7 +79,7 @@ class Engine {
     std::condition_variable wake_, job_done_;
     std::deque<std::shared_ptr<Request>> waiting_;
     std::deque<std::shared_ptr<Job>> jobs_;
-    std::vector<const Outbox*> running_;  // of the replies in the loop
+    std::vector<const Request*> running_;  // in the loop
     PipelineStats stats_;
     std::thread thread_;
     std::atomic<bool> stop_{false}, computing_{false};

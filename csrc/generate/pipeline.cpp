@@ -152,8 +152,8 @@ struct Pipeline::Shared {
 
 struct Generation::State {
     std::shared_ptr<Pipeline::Shared> shared;
-    Engine* engine;  // of the process that began the reply
-    std::shared_ptr<Request> request;
+    Engine* engine;                  // of the process that began the reply
+    std::shared_ptr<Outbox> outbox;  // shares the ownership of its request
 
     bool foreign() const { return !engine->in_this_process(); }
 };
@@ -164,7 +164,7 @@ Generation::~Generation() {
     if (state_->foreign()) {
         static_cast<void>(state_.release());  // its locks may be held for ever
     } else {
-        state_->request->outbox.cancel();
+        state_->outbox->cancel();
     }
 }
 
@@ -173,32 +173,32 @@ bool Generation::step(int32_t& token, const std::function<bool()>& interrupted) 
         throw Error("This reply was begun before the process was forked; only the parent can go on with it.");
     }
     if (!ready()) state_->engine->refuse_own_thread();
-    return state_->request->outbox.take(token, interrupted);
+    return state_->outbox->take(token, interrupted);
 }
 
 bool Generation::ready() const {
-    return state_->request->outbox.ready();
+    return state_->outbox->ready();
 }
 bool Generation::done() const {
-    return state_->request->outbox.done();
+    return state_->outbox->done();
 }
 FinishReason Generation::finish_reason() const {
-    return state_->request->outbox.finish_reason();
+    return state_->outbox->finish_reason();
 }
 Progress Generation::progress() const {
-    return state_->request->outbox.progress();
+    return state_->outbox->progress();
 }
 void Generation::cancel() {
-    if (!state_->foreign()) state_->request->outbox.cancel();
+    if (!state_->foreign()) state_->outbox->cancel();
 }
 void Generation::stop() {
-    if (!state_->foreign()) state_->request->outbox.stop();
+    if (!state_->foreign()) state_->outbox->stop();
 }
 std::optional<TokenLogprobs> Generation::logprobs() const {
-    return state_->request->outbox.logprobs();
+    return state_->outbox->logprobs();
 }
 void Generation::on_change(std::function<void()> listener) {
-    state_->request->outbox.on_change(std::move(listener));
+    state_->outbox->on_change(std::move(listener));
 }
 
 Pipeline::Pipeline(const std::string& path, const PipelineOptions& options)
@@ -252,6 +252,23 @@ void cut_prompt(std::vector<int32_t>& prompt, const std::vector<int32_t>& prefix
     prompt.erase(prompt.begin() + keep, prompt.begin() + keep + (n - limit));
 }
 
+void check_beams(const GenerationConfig& config, int n, bool constrained, int max_sequences) {
+    if (config.num_beams > max_sequences) {
+        throw InvalidArgument("num_beams is " + std::to_string(config.num_beams) +
+                              "; it must be between 1 and " + std::to_string(max_sequences) +
+                              " (max_sequences of the pipeline).");
+    }
+    if (n > config.num_beams) {
+        throw InvalidArgument("alternatives is " + std::to_string(n) + ", and " +
+                              std::to_string(config.num_beams) +
+                              " beams have no more replies than that. Raise num_beams.");
+    }
+    if (constrained) {
+        throw InvalidArgument(
+            "A reply of a given format cannot be searched for with beams. Leave out num_beams.");
+    }
+}
+
 }  // namespace
 
 std::unique_ptr<Generation> Pipeline::start(std::vector<int32_t> prompt, const GenerationConfig& config,
@@ -277,6 +294,7 @@ std::vector<std::unique_ptr<Generation>> Pipeline::start_alternatives(
             "stop, stop_token_ids and ignore_eos end a reply where its format may not end; leave them out of "
             "a reply of a given format.");
     }
+    if (config.num_beams > 1) check_beams(config, n, constrained, shared_->options.max_sequences);
     if (prompt.empty()) throw InvalidArgument("The prompt is empty: give at least one token.");
     for (const int32_t id : prompt) {
         if (id < 0 || id >= this->config().vocab_size) {
@@ -300,21 +318,29 @@ std::vector<std::unique_ptr<Generation>> Pipeline::start_alternatives(
                        memory_state());
     Engine& engine = shared_->engine();
     const auto loras = shared_->current_loras();
+    // The replies of a beam search are the best ones of a single request.
+    const bool together = config.num_beams > 1;
     std::vector<std::shared_ptr<Request>> requests;
-    for (int i = 0; i < n; ++i) {
+    std::vector<std::shared_ptr<Outbox>> outboxes;
+    for (int i = 0; i < (together ? 1 : n); ++i) {
         requests.push_back(std::make_shared<Request>(prompt, config.alternative(i), max_length,
                                                      this->config(), loras, tokenizer().eos_ids(),
                                                      std::move(constraints[static_cast<size_t>(i)])));
+        const auto& request = requests.back();
+        for (int j = 1; together && j < n; ++j) {
+            request->other_outboxes.push_back(std::make_unique<Outbox>(request->n_prompt));
+        }
+        for (Outbox* outbox : request->outboxes()) outboxes.emplace_back(request, outbox);
     }
     if (config.max_new_tokens == 0) {
-        for (const auto& request : requests) request->outbox.end(FinishReason::kLength);
+        for (const auto& outbox : outboxes) outbox->end(FinishReason::kLength);
     } else {
         engine.submit(requests);
     }
     std::vector<std::unique_ptr<Generation>> generations;
-    for (auto& request : requests) {
+    for (auto& outbox : outboxes) {
         generations.emplace_back(
-            new Generation(std::make_unique<Generation::State>(shared_, &engine, std::move(request))));
+            new Generation(std::make_unique<Generation::State>(shared_, &engine, std::move(outbox))));
     }
     return generations;
 }

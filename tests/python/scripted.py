@@ -55,6 +55,7 @@ class ScriptedGeneration:
             first_token_seconds=0.0,
             seconds=0.0,
             tokens_per_second=0.0,
+            beam_score=None,
         )
 
 
