@@ -141,6 +141,10 @@ def add_parser(commands: Any) -> None:
         help="do not end a reply before N tokens (default: %(default)s)",
     )  # fmt: skip
     ends.add_argument(
+        "--num_beams", "--num-beams", type=int, default=1, metavar="N",
+        help="search for the likeliest reply with N beams, which comes at its end; nothing is drawn (default: off)",
+    )  # fmt: skip
+    ends.add_argument(
         "--ignore_eos", "--ignore-eos", action="store_true",
         help="never choose the token that ends a reply",
     )  # fmt: skip
@@ -220,6 +224,7 @@ class Session:
             "logit_bias": _biases(args.logit_bias),
             "stop": args.stop,
             "min_new_tokens": args.min_new_tokens,
+            "num_beams": args.num_beams,
             "ignore_eos": args.ignore_eos,
             "response_format": _response_format(args),
             "regex": args.regex,
