@@ -16,8 +16,8 @@ void BatchLoop::fork_beams() {
         if (!request->beams) continue;
         const auto missing = static_cast<int>(
             std::count(request->beams->sequences.begin(), request->beams->sequences.end(), std::nullopt));
-        while (!make_room(missing) && running_.size() > 1) preempt_youngest();
-        if (!request->beams) continue;  // it was the youngest
+        while (request->beams && !make_room(missing) && running_.size() > 1) preempt_youngest();
+        if (!request->beams) continue;  // it was the youngest itself
         Beams& beams = *request->beams;
         for (size_t i = 0; i < beams.sequences.size(); ++i) {
             if (beams.sequences[i]) continue;

@@ -335,7 +335,7 @@ TEST_CASE("beams that had to give way find the same, within the budget") {
     Fixture f({.prefill_chunk = 64, .cache_memory = budget});
     std::vector<std::shared_ptr<Request>> requests;
     for (int i = 0; i < 3; ++i) {
-        auto request = f.make(some_ids(60 + i, i), i == 0 ? greedy(400) : with_beams(4, 150));
+        auto request = f.make(some_ids(60 + i, i), i == 0 ? greedy(400) : with_beams(4, 120));
         REQUIRE(f.loop.pages_for_longest(*request) <= 16);
         f.waiting.push_back(request);
         requests.push_back(request);
