@@ -142,7 +142,7 @@ def add_parser(commands: Any) -> None:
     )  # fmt: skip
     ends.add_argument(
         "--num_beams", "--num-beams", type=int, default=1, metavar="N",
-        help="search for the likeliest reply with N beams and draw nothing; it comes at its end (default: off)",
+        help="search for the likeliest reply with N beams, and draw nothing (default: off)",
     )  # fmt: skip
     ends.add_argument(
         "--ignore_eos", "--ignore-eos", action="store_true",
