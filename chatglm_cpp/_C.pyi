@@ -81,6 +81,9 @@ class GenerationConfig:
     ignore_eos: bool
     min_new_tokens: int
     logprobs: int
+    num_beams: int
+    length_penalty: float
+    early_stopping: bool | str
     def __init__(
         self,
         max_length: int = 2048,
@@ -104,6 +107,9 @@ class GenerationConfig:
         ignore_eos: bool = False,
         min_new_tokens: int = 0,
         logprobs: int = -1,
+        num_beams: int = 1,
+        length_penalty: float = 1.0,
+        early_stopping: bool | str = False,
     ) -> None: ...
     def alternative(self, i: int) -> GenerationConfig: ...
 
@@ -209,6 +215,8 @@ class Progress:
     def seconds(self) -> float: ...
     @property
     def tokens_per_second(self) -> float: ...
+    @property
+    def beam_score(self) -> float | None: ...
 
 class Generation:
     def step(self) -> int | None: ...
@@ -269,6 +277,15 @@ class Pipeline:
     def start(
         self, prompt_ids: Sequence[int], config: GenerationConfig, constraint: Constraint | None = None
     ) -> Generation: ...
+    def start_alternatives(
+        self,
+        prompt_ids: Sequence[int],
+        config: GenerationConfig,
+        n: int = 1,
+        constraints: Sequence[Constraint] = (),
+    ) -> list[Generation]: ...
+    @property
+    def max_sequences(self) -> int: ...
     @property
     def stats(self) -> PipelineStats: ...
     def clear_cache(self) -> None: ...

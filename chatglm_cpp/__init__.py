@@ -29,6 +29,7 @@ from ._C import (
     ToolCallMessage,
     __version__,
 )
+from .alternatives import Alternatives
 from .messages import DeltaMessage, TokenLogprob, ToolCallDelta
 from .model_config import ModelConfig
 from .pipeline import Pipeline
@@ -38,6 +39,7 @@ from .tokenizer import Tokenizer
 from .tools import tool
 
 __all__ = [
+    "Alternatives",
     "Busy",
     "ChatMessage",
     "CodeMessage",

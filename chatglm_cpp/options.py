@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Mapping
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from ._C import GenerationConfig, InvalidArgument
 from .messages import check_text
@@ -38,6 +38,9 @@ class GenerationOptions(TypedDict, total=False):
     ignore_eos: bool
     min_new_tokens: int
     logprobs: bool | int
+    num_beams: int
+    length_penalty: float
+    early_stopping: bool | Literal["never"]
     response_format: Mapping[str, Any] | None
     regex: str | None
     grammar: str | None
@@ -65,6 +68,9 @@ def make_generation_config(
     ignore_eos: bool = False,
     min_new_tokens: int = 0,
     logprobs: bool | int = False,
+    num_beams: int = 1,
+    length_penalty: float = 1.0,
+    early_stopping: bool | Literal["never"] = False,
 ) -> GenerationConfig:
     """Checked options. Raises TypeError or InvalidArgument, naming the option."""
     return GenerationConfig(
@@ -89,6 +95,9 @@ def make_generation_config(
         ignore_eos=bool(ignore_eos),
         min_new_tokens=as_int("min_new_tokens", min_new_tokens),
         logprobs=_as_logprobs(logprobs),
+        num_beams=as_int("num_beams", num_beams),
+        length_penalty=as_float("length_penalty", length_penalty),
+        early_stopping=early_stopping,
     )
 
 

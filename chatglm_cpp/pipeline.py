@@ -15,18 +15,20 @@ import numpy.typing as npt
 
 from . import _C
 from ._C import ChatMessage, ContextLengthError, FormatError, InvalidArgument
-from .chat_prompt import WhenFull, end_of_thought, make_chat_prompt
+from .alternatives import Alternatives
+from .chat_prompt import WhenFull
 from .embeddings import PoolingName, Text, to_texts_of_ids
 from .lora import LoraLike, to_loras
 from .messages import Conversation, DeltaMessage, check_text, merge_deltas, to_messages, to_token_ids
 from .model_config import Model, ModelConfig, make_config
 from .model_file import engine_path, find_model, remove_damaged
 from .options import GenerationOptions, as_float, as_int, make_generation_config
+from .replies import begin_chat, begin_text
 from .sessions import Session, make_session, session_path
 from .stream import Completion, Stream
 from .structured import Constraint, Formats
 from .tokenizer import Tokenizer
-from .tools import ToolLike, to_tools
+from .tools import ToolLike
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -256,6 +258,9 @@ class Pipeline:
         ignore_eos: bool = False,
         min_new_tokens: int = 0,
         logprobs: bool | int = False,
+        num_beams: int = 1,
+        length_penalty: float = 1.0,
+        early_stopping: bool | Literal["never"] = False,
         response_format: Mapping[str, Any] | None = None,
         regex: str | None = None,
         grammar: str | None = None,
@@ -304,6 +309,12 @@ class Pipeline:
             ignore_eos: never choose a token that ends the reply.
             min_new_tokens: choose none before the reply has so many tokens.
             logprobs: note the log-probability of each token; a number asks for as many likeliest tokens.
+            num_beams: above 1 searches for the likeliest reply with so many beams, as transformers does, and
+                ignores do_sample and the settings of draws. The reply comes all at once at its end. At most
+                the pipeline's max_sequences; without logprobs and formats of the reply.
+            length_penalty: beams are compared by their log-probability divided by length^length_penalty.
+            early_stopping: whether a search ends as soon as there are num_beams complete replies: True; False
+                goes on while the best beam has the better score, "never" while one could come to have it.
             response_format: {"type": "json_object"}, or {"type": "json_schema", "json_schema": SCHEMA}: the
                 answer is JSON, and follows the schema. Needs `pip install "chatglm-cpp[structured]"`, as the
                 next two do; see docs/structured.md.
@@ -330,21 +341,10 @@ class Pipeline:
             max_length, max_new_tokens, max_context_length, do_sample, top_k, top_p, temperature,
             repetition_penalty, seed, max_time, min_p, typical_p, presence_penalty, frequency_penalty,
             penalty_last_n, logit_bias, stop, stop_token_ids, ignore_eos, min_new_tokens, logprobs,
+            num_beams, length_penalty, early_stopping,
         )  # fmt: skip
-        known_tools = to_tools(tools)
-        constraint = self._constraint(response_format, regex, grammar)
-        if known_tools and constraint is not None:
-            raise InvalidArgument(
-                "tools and a format are given; a reply of a given format calls no tools. Leave out one."
-            )
-        tokenizer = self._engine.tokenizer
-        prompt = make_chat_prompt(
-            tokenizer, messages, known_tools, when_full, config, self._engine.config.max_length
-        )
-        ids = prompt.ids if constraint is None else prompt.ids + end_of_thought(tokenizer, prompt.ids)
-        generation = self._engine.start(ids, config, constraint)
-        text = _C.TextStreamer(tokenizer, stop=config.stop, tools=known_tools, exact=constraint is not None)
-        pieces = Stream(generation, text, _delta, _whole, prompt.dropped_messages)
+        constraints = self._constraints(1, response_format, regex, grammar)
+        (pieces,) = begin_chat(self._engine, messages, config, tools, when_full, constraints)
         return pieces if stream else pieces.result()
 
     @overload
@@ -386,6 +386,9 @@ class Pipeline:
         ignore_eos: bool = False,
         min_new_tokens: int = 0,
         logprobs: bool | int = False,
+        num_beams: int = 1,
+        length_penalty: float = 1.0,
+        early_stopping: bool | Literal["never"] = False,
         response_format: Mapping[str, Any] | None = None,
         regex: str | None = None,
         grammar: str | None = None,
@@ -403,17 +406,11 @@ class Pipeline:
             max_length, max_new_tokens, max_context_length, do_sample, top_k, top_p, temperature,
             repetition_penalty, seed, max_time, min_p, typical_p, presence_penalty, frequency_penalty,
             penalty_last_n, logit_bias, stop, stop_token_ids, ignore_eos, min_new_tokens, logprobs,
+            num_beams, length_penalty, early_stopping,
         )  # fmt: skip
-        if isinstance(prompt, str):
-            ids = self.tokenizer.encode(prompt)
-        else:
-            ids = to_token_ids(prompt, self._engine.config.vocab_size, "prompt")
-        constraint = self._constraint(response_format, regex, grammar)
-        generation = self._engine.start(ids, config, constraint)
-        text = _C.TextStreamer(
-            self._engine.tokenizer, plain=True, stop=config.stop, exact=constraint is not None
+        (pieces,) = begin_text(
+            self._engine, prompt, config, self._constraints(1, response_format, regex, grammar)
         )
-        pieces = Stream(generation, text, _text, Completion.of)
         return pieces if stream else pieces.result()
 
     @overload
@@ -451,6 +448,57 @@ class Pipeline:
             return self.chat(messages, stream=True, **options)
         assert prompt is not None
         return self.generate(prompt, stream=True, **options)
+
+    @overload
+    def submit_alternatives(
+        self,
+        messages: Conversation,
+        *,
+        n: int,
+        tools: Iterable[ToolLike] | None = None,
+        when_full: WhenFull = "error",
+        **options: Unpack[GenerationOptions],
+    ) -> Alternatives[DeltaMessage, ChatMessage]: ...
+    @overload
+    def submit_alternatives(
+        self, *, n: int, prompt: str | Iterable[int], **options: Unpack[GenerationOptions]
+    ) -> Alternatives[str, Completion]: ...
+    def submit_alternatives(
+        self,
+        messages: Conversation | None = None,
+        *,
+        n: int,
+        prompt: str | Iterable[int] | None = None,
+        tools: Iterable[ToolLike] | None = None,
+        when_full: WhenFull = "error",
+        num_threads: int = 0,
+        response_format: Mapping[str, Any] | None = None,
+        regex: str | None = None,
+        grammar: str | None = None,
+        **options: Any,
+    ) -> Alternatives[DeltaMessage, ChatMessage] | Alternatives[str, Completion]:
+        """Begins `n` replies to one prompt, which is computed once, and returns at once with their streams.
+
+            for reply in pipeline.submit_alternatives(messages, n=3, seed=1).result():
+                print(reply.content)
+
+        Reply i is the one that `submit` gives with seed + i; with num_beams the i-th best. Everything else is
+        as in `submit`. All of them begin, or none.
+
+        Raises:
+            Busy: fewer than `n` requests may wait beside those that wait already.
+            InvalidArgument: `n` is not between 1 and the pipeline's max_sequences, or above num_beams.
+        """
+        if (messages is None) == (prompt is None):
+            raise TypeError("Give submit_alternatives either messages or prompt.")
+        self._ignore_num_threads(num_threads)
+        config = make_generation_config(**options)
+        n = as_int("n", n)
+        constraints = self._constraints(n, response_format, regex, grammar)
+        if messages is not None:
+            return Alternatives(begin_chat(self._engine, messages, config, tools, when_full, constraints, n))
+        assert prompt is not None
+        return Alternatives(begin_text(self._engine, prompt, config, constraints, n))
 
     def achat(
         self,
@@ -594,12 +642,15 @@ class Pipeline:
     def _formats(self) -> Formats:
         return Formats(self._engine.tokenizer)
 
-    def _constraint(
-        self, response_format: Mapping[str, Any] | None, regex: str | None, grammar: str | None
-    ) -> Constraint | None:
+    def _constraints(
+        self, n: int, response_format: Mapping[str, Any] | None, regex: str | None, grammar: str | None
+    ) -> list[Constraint]:
+        """One for each of `n` replies, for each has a state of its own; none at all for free texts."""
         if response_format is None and regex is None and grammar is None:
-            return None
-        return self._formats.constraint(response_format, regex, grammar)
+            return []
+        n = max(1, min(n, self._engine.max_sequences))  # others are refused
+        made = [self._formats.constraint(response_format, regex, grammar) for _ in range(n)]
+        return [constraint for constraint in made if constraint is not None]
 
     def _ignore_num_threads(self, num_threads: int) -> None:
         if num_threads not in (0, self.n_threads):
@@ -611,19 +662,3 @@ class Pipeline:
 
     def __repr__(self) -> str:
         return f"Pipeline({self._path!r}, kv_dtype={self.kv_dtype!r}, n_threads={self.n_threads})"
-
-
-def _delta(piece: DeltaMessage) -> DeltaMessage:
-    return piece
-
-
-def _text(piece: DeltaMessage) -> str:
-    return piece.content
-
-
-def _whole(pieces: list[DeltaMessage], stream: Stream[DeltaMessage, ChatMessage]) -> ChatMessage:
-    reply = merge_deltas(pieces)
-    usage = stream.usage
-    reply.finish_reason = usage.finish_reason
-    reply.dropped_messages = usage.dropped_messages
-    return reply

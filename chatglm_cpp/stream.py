@@ -31,6 +31,8 @@ class Usage:
     seconds: float  # from the request until the end, or until now
     tokens_per_second: float  # of the tokens after the first one; 0 before the second one
     dropped_messages: int = 0  # messages of a chat that the prompt had no room for, see Pipeline.chat
+    # Of a complete beam search: log-probability of the reply divided by its length^length_penalty.
+    beam_score: float | None = None
 
 
 class Completion(str):
@@ -115,8 +117,8 @@ class Stream(Generic[T, Whole], Iterator[T]):
             print(f"{usage.computed_tokens} of {usage.prompt_tokens} tokens read")
         """
         while not self._given and not self._ahead and self._generation is not None:
-            piece = self._advance()
-            if isinstance(piece, _Nothing):
+            piece = self._next()
+            if isinstance(piece, Nothing):
                 if self.usage.new_tokens == 0 and self._generation is not None:
                     yield self.usage
             else:
@@ -141,7 +143,7 @@ class Stream(Generic[T, Whole], Iterator[T]):
             self._pieces.close()
             self._subscription = None
 
-    def _advance(self) -> T | _Nothing:
+    def _next(self) -> T | Nothing:
         """What the next token gives; nothing at the end, too."""
         try:
             piece = next(self._pieces)
@@ -153,6 +155,21 @@ class Stream(Generic[T, Whole], Iterator[T]):
                 self.close()
             raise
         return piece
+
+    def poll(self) -> T | Nothing:
+        """The next piece if it need not be waited for. Another thread must not iterate meanwhile."""
+        if self._ahead:
+            return self._give(self._ahead.pop())
+        while (generation := self._generation) is not None and generation.ready:
+            piece = self._next()
+            if not isinstance(piece, Nothing):
+                return self._give(piece)
+        return _NOTHING
+
+    def advance(self) -> T | Nothing:
+        """Waits for the next token or part of the prompt: the piece that it completes, or nothing."""
+        piece = self._ahead.pop() if self._ahead else self._next()
+        return piece if isinstance(piece, Nothing) else self._give(piece)
 
     def _measure(self, generation: _C.Generation) -> Usage:
         progress = generation.progress
@@ -167,6 +184,7 @@ class Stream(Generic[T, Whole], Iterator[T]):
             seconds=progress.seconds,
             tokens_per_second=progress.tokens_per_second,
             dropped_messages=self._dropped_messages,
+            beam_score=progress.beam_score,
         )
 
     def _give(self, piece: T) -> T:
@@ -180,8 +198,8 @@ class Stream(Generic[T, Whole], Iterator[T]):
         if self._ahead:
             return self._give(self._ahead.pop())
         while self._generation is not None:
-            piece = self._advance()
-            if not isinstance(piece, _Nothing):
+            piece = self._next()
+            if not isinstance(piece, Nothing):
                 return self._give(piece)
         raise StopIteration
 
@@ -192,14 +210,14 @@ class Stream(Generic[T, Whole], Iterator[T]):
         if self._ahead:
             return self._give(self._ahead.pop())
         while self._generation is not None:
-            await self._news()
-            piece = self._advance()
-            if not isinstance(piece, _Nothing):
+            await self.news()
+            piece = self._next()
+            if not isinstance(piece, Nothing):
                 return self._give(piece)
         raise StopAsyncIteration
 
-    async def _news(self) -> None:
-        """Waits until the next step of the reply would not wait."""
+    async def news(self) -> None:
+        """Waits until `advance` would not wait."""
         generation = self._generation
         if generation is None or generation.ready:
             return
@@ -244,11 +262,11 @@ class Stream(Generic[T, Whole], Iterator[T]):
         self.close()
 
 
-class _Nothing:
+class Nothing:
     """No piece, for there are not enough tokens for a character, or a part of the prompt was computed."""
 
 
-_NOTHING = _Nothing()
+_NOTHING = Nothing()
 
 
 def _pieces(
@@ -256,7 +274,7 @@ def _pieces(
     text: _C.TextStreamer,
     make_piece: Callable[[DeltaMessage], T],
     all_logprobs: list[TokenLogprob],
-) -> Generator[T | _Nothing, None, None]:
+) -> Generator[T | Nothing, None, None]:
     pending: list[int] = []
     logprobs: list[TokenLogprob] = []
 

@@ -82,6 +82,10 @@ def add_generation_options(parser: argparse.ArgumentParser) -> None:
         help="do not end a reply before N tokens (default: %(default)s)",
     )  # fmt: skip
     ends.add_argument(
+        "--num_beams", "--num-beams", type=int, default=1, metavar="N",
+        help="search for the likeliest reply with N beams, and draw nothing (default: off)",
+    )  # fmt: skip
+    ends.add_argument(
         "--ignore_eos", "--ignore-eos", action="store_true",
         help="never choose the token that ends a reply",
     )  # fmt: skip
@@ -118,6 +122,7 @@ def generation_options(args: argparse.Namespace) -> dict[str, Any]:
         "logit_bias": _biases(args.logit_bias),
         "stop": args.stop,
         "min_new_tokens": args.min_new_tokens,
+        "num_beams": args.num_beams,
         "ignore_eos": args.ignore_eos,
         "response_format": _response_format(args),
         "regex": args.regex,

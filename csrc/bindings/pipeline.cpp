@@ -252,6 +252,25 @@ void bind_pipeline(py::module_& m) {
             },
             py::arg("prompt_ids"), py::arg("config"), py::arg("constraint") = py::none(),
             py::keep_alive<0, 1>())
+        .def(
+            "start_alternatives",
+            [](const py::object& self, std::vector<int32_t> prompt, const GenerationConfig& config, int n,
+               const std::vector<py::object>& constraints) {
+                std::vector<std::shared_ptr<Constraint>> converted;
+                for (const py::object& constraint : constraints)
+                    converted.push_back(to_constraint(constraint));
+                py::list generations;
+                for (auto& generation : self.cast<Pipeline&>().start_alternatives(std::move(prompt), config,
+                                                                                  n, std::move(converted))) {
+                    py::object object = py::cast(std::move(generation));
+                    py::detail::keep_alive_impl(object, self);
+                    generations.append(std::move(object));
+                }
+                return generations;
+            },
+            py::arg("prompt_ids"), py::arg("config"), py::arg("n") = 1,
+            py::arg("constraints") = std::vector<py::object>())
+        .def_property_readonly("max_sequences", &Pipeline::max_sequences)
         .def_property_readonly("stats", &Pipeline::stats)
         .def("clear_cache", [](Pipeline& p) { run_without_lock([&](const auto&) { p.clear_cache(); }); })
         .def("close", &Pipeline::close, release_gil())

@@ -72,6 +72,14 @@ py::array_t<int32_t> draw_tokens(const Logits& logits, const GenerationConfig& c
     return result;
 }
 
+EarlyStopping to_early_stopping(const py::object& value) {
+    if (py::isinstance<py::bool_>(value))
+        return value.cast<bool>() ? EarlyStopping::kYes : EarlyStopping::kNo;
+    if (py::isinstance<py::str>(value) && value.cast<std::string>() == "never") return EarlyStopping::kNever;
+    throw InvalidArgument("early_stopping is " + py::repr(value).cast<std::string>() +
+                          "; it must be False, True or 'never'.");
+}
+
 }  // namespace
 
 std::shared_ptr<Constraint> to_constraint(const py::object& object) {
@@ -88,7 +96,8 @@ void bind_sampling(py::module_& m) {
                          double max_time, float min_p, float typical_p, float presence_penalty,
                          float frequency_penalty, int penalty_last_n, std::map<int32_t, float> logit_bias,
                          std::vector<std::string> stop, std::vector<int32_t> stop_token_ids, bool ignore_eos,
-                         int min_new_tokens, int logprobs) {
+                         int min_new_tokens, int logprobs, int num_beams, float length_penalty,
+                         const py::object& early_stopping) {
                  GenerationConfig c{.max_length = max_length,
                                     .max_new_tokens = max_new_tokens,
                                     .max_context_length = max_context_length,
@@ -109,7 +118,10 @@ void bind_sampling(py::module_& m) {
                                     .stop_token_ids = std::move(stop_token_ids),
                                     .ignore_eos = ignore_eos,
                                     .min_new_tokens = min_new_tokens,
-                                    .logprobs = logprobs};
+                                    .logprobs = logprobs,
+                                    .num_beams = num_beams,
+                                    .length_penalty = length_penalty,
+                                    .early_stopping = to_early_stopping(early_stopping)};
                  c.validate();
                  return c;
              }),
@@ -122,7 +134,9 @@ void bind_sampling(py::module_& m) {
              py::arg("frequency_penalty") = d.frequency_penalty, py::arg("penalty_last_n") = d.penalty_last_n,
              py::arg("logit_bias") = d.logit_bias, py::arg("stop") = d.stop,
              py::arg("stop_token_ids") = d.stop_token_ids, py::arg("ignore_eos") = d.ignore_eos,
-             py::arg("min_new_tokens") = d.min_new_tokens, py::arg("logprobs") = d.logprobs)
+             py::arg("min_new_tokens") = d.min_new_tokens, py::arg("logprobs") = d.logprobs,
+             py::arg("num_beams") = d.num_beams, py::arg("length_penalty") = d.length_penalty,
+             py::arg("early_stopping") = false)
         .def("alternative", &GenerationConfig::alternative, py::arg("i"),
              "The settings for alternative i of several replies to one prompt: the seed is i more.");
 #define FIELD(name) config.def_readwrite(#name, &GenerationConfig::name)
@@ -147,7 +161,16 @@ void bind_sampling(py::module_& m) {
     FIELD(ignore_eos);
     FIELD(min_new_tokens);
     FIELD(logprobs);
+    FIELD(num_beams);
+    FIELD(length_penalty);
 #undef FIELD
+    config.def_property(
+        "early_stopping",
+        [](const GenerationConfig& c) -> py::object {
+            if (c.early_stopping == EarlyStopping::kNever) return py::str("never");
+            return py::bool_(c.early_stopping == EarlyStopping::kYes);
+        },
+        [](GenerationConfig& c, const py::object& value) { c.early_stopping = to_early_stopping(value); });
 
     m.def("sampling_distribution", &sampling_distribution, py::arg("logits"), py::arg("config"),
           py::arg("history") = std::vector<int32_t>{}, py::arg("n_prompt") = 0,

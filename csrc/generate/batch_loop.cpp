@@ -10,7 +10,8 @@
 namespace chatglm {
 namespace {
 
-// A prompt waits for another one that is just being computed when it saves at least so many tokens by that.
+// A prompt waits for another one that is just being computed when it saves at least so many tokens by that;
+// or all of them, as several replies to one prompt do.
 constexpr int kWorthWaiting = 32;
 
 // When the user sets no budget: what a few conversations need, or long ones with a small cache.
@@ -26,6 +27,16 @@ int64_t budget_pages(const KvLayout& layout, int64_t cache_memory) {
 int common_tokens(std::span<const int32_t> a, std::span<const int32_t> b) {
     const auto n = static_cast<std::ptrdiff_t>(std::min(a.size(), b.size()));
     return static_cast<int>(std::mismatch(a.begin(), a.begin() + n, b.begin()).first - a.begin());
+}
+
+// How many ids of `request`, but for the last one, are computed as those of `other` are. ChatGLM-6B numbers
+// and masks a prompt by its length, so there it is the same prompt or nothing.
+int usable_tokens(const ModelConfig& config, const Request& other, const Request& request) {
+    if (other.loras != request.loras) return 0;
+    const int n = common_tokens(other.ids, request.ids);
+    const bool same_prompt = other.n_prompt == request.n_prompt && n >= request.n_prompt;
+    if (config.positions != PositionKind::causal && !same_prompt) return 0;
+    return std::min(n, static_cast<int>(request.ids.size()) - 1);
 }
 
 }  // namespace
@@ -46,15 +57,37 @@ int BatchLoop::pages_for(int n_ids) const {
     return static_cast<int>((slots + cache_.layout().page_size - 1) / cache_.layout().page_size);
 }
 
+int64_t BatchLoop::pages_for_longest(const Request& request) const {
+    const int most = pages_for(request.longest() - 1);  // nothing is computed with the last token
+    const int64_t n_beams = request.config.num_beams;
+    if (n_beams == 1) return most;
+    // Beams have the whole pages of the prompt in common.
+    const int shared = (model_.config().prefix_length + request.n_prompt) / cache_.layout().page_size;
+    return pages_for(request.n_prompt) + n_beams * (most - shared);
+}
+
 bool BatchLoop::has_room_for(const Request& request) const {
     if (running_.empty()) return true;
-    if (size() >= max_sequences_) return false;
+    int n_sequences = request.config.num_beams;
+    for (const auto& other : running_) n_sequences += other->config.num_beams;
+    if (n_sequences > max_sequences_) return false;
     int64_t pages = pages_in_use();
-    for (const auto& other : running_) {  // those that run still need pages for their prompts
-        const auto had = other->sequence ? cache_.page_ids(*other->sequence).size() : 0;
-        pages += pages_for(static_cast<int>(other->ids.size())) - static_cast<int64_t>(had);
+    for (const auto& other : running_) pages += pages_to_come(*other);
+    return pages + pages_to_come(request) <= budget_;
+}
+
+// Pages that the ids of a request, and one more, need beyond those that it has or shares with one before it.
+int BatchLoop::pages_to_come(const Request& request) const {
+    const int n_beams = request.config.num_beams;
+    const int needed =
+        pages_for(static_cast<int>(request.ids.size()) + 1) + (n_beams > 1 && !request.beams ? n_beams : 0);
+    if (request.sequence) return needed - static_cast<int>(cache_.page_ids(*request.sequence).size());
+    int n_shared = 0;
+    for (const auto& other : running_) {
+        if (other.get() == &request) break;
+        n_shared = std::max(n_shared, usable_tokens(model_.config(), *other, request));
     }
-    return pages + pages_for(static_cast<int>(request.ids.size()) + 1) <= budget_;
+    return needed - (model_.config().prefix_length + n_shared) / cache_.layout().page_size;
 }
 
 void BatchLoop::add(std::shared_ptr<Request> request) {
@@ -68,6 +101,7 @@ void BatchLoop::step(const std::atomic<bool>& stop) {
         for (const auto& request : running_) {
             if (!request->sequence) begin(*request);
         }
+        fork_beams();
     } catch (const OutOfMemory&) {
         handle_out_of_memory(std::current_exception());
         return;
@@ -83,7 +117,7 @@ void BatchLoop::step(const std::atomic<bool>& stop) {
 void BatchLoop::drop_ended() {
     const auto all = running_;
     for (const auto& request : all) {
-        if (request->outbox.ended()) {
+        if (request->ended()) {
             retire(request, FinishReason::kCancelled);
         } else if (request->expired()) {
             retire(request, FinishReason::kDeadline);
@@ -96,33 +130,31 @@ void BatchLoop::drop_ended() {
 void BatchLoop::begin(Request& request) {
     const auto limit = std::span<const int32_t>(request.ids).first(request.ids.size() - 1);
     const int n_prefix = model_.config().prefix_length;
-    std::vector<int> pages;
-    int n_slots = 0;
-    // ChatGLM-6B numbers and masks a prompt by its length: nothing of another prompt's can be used.
-    if (model_.config().positions == PositionKind::causal) {
-        const bool may_copy = make_room(1);
-        PrefixCache::Match match = prefixes_.find(limit, request.loras);
-        int known = match.n_tokens, promised = 0;
-        const Request* donor = nullptr;
-        for (const auto& other : running_) {
-            if (!other->sequence || other->loras != request.loras) continue;
-            const int common = common_tokens(other->ids, limit);
-            if (std::min(common, other->n_computed) > known) {
-                known = std::min(common, other->n_computed);
-                donor = other.get();
-            }
-            if (!other->decoding) promised = std::max(promised, common);
+    const bool may_copy = make_room(1);
+    PrefixCache::Match match;
+    if (model_.config().positions == PositionKind::causal) match = prefixes_.find(limit, request.loras);
+    int known = match.n_tokens, promised = 0;
+    const Request* donor = nullptr;
+    for (const auto& other : running_) {
+        if (!other->sequence) continue;
+        const int common = usable_tokens(model_.config(), *other, request);
+        if (std::min(common, other->n_computed) > known) {
+            known = std::min(common, other->n_computed);
+            donor = other.get();
         }
-        if (promised >= known + kWorthWaiting) return;
-        pages = std::move(match.pages);
-        if (donor) {
-            const auto donated = cache_.page_ids(*donor->sequence);
-            pages.assign(donated.begin(), donated.end());
-        }
-        n_slots = known > 0 ? n_prefix + known : 0;
-        if (!may_copy) n_slots -= n_slots % cache_.layout().page_size;
+        if (!other->decoding) promised = std::max(promised, common);
     }
-    const bool found = n_slots > n_prefix;
+    const bool whole = promised == static_cast<int>(limit.size());
+    if (promised >= known + (whole ? 1 : kWorthWaiting)) return;
+    std::vector<int> pages = std::move(match.pages);
+    if (donor) {
+        const auto donated = cache_.page_ids(*donor->sequence);
+        pages.assign(donated.begin(), donated.end());
+    }
+    int n_slots = known > 0 ? n_prefix + known : 0;
+    // A part of a page would be copied. A context that must be computed whole cannot be cut.
+    if (!may_copy) n_slots -= n_slots % cache_.layout().page_size;
+    const bool found = n_slots > n_prefix && n_slots - n_prefix >= request.n_first;
     request.sequence = found ? cache_.share(pages, n_slots) : model_.create_sequence(cache_);
     request.n_computed = found ? n_slots - n_prefix : 0;
     if (!std::exchange(request.started, true)) {
@@ -145,8 +177,9 @@ BatchLoop::Plan BatchLoop::plan() {
 int BatchLoop::new_pages(const Plan& plan) const {
     int n = 0;
     for (const Share& share : plan) {
-        n +=
-            pages_for(share.end) - static_cast<int>(cache_.page_ids(*planned_[share.index]->sequence).size());
+        const Request& r = *planned_[share.index];
+        n += r.beams ? new_pages_of_beams(r)
+                     : pages_for(share.end) - static_cast<int>(cache_.page_ids(*r.sequence).size());
     }
     return n;
 }
@@ -234,10 +267,14 @@ void BatchLoop::compute(const Plan& plan, const std::atomic<bool>& stop) {
     ++n_steps_;
     for (const Share& share : plan) {
         Request& r = *planned_[share.index];
-        batch.add(config, r.ids, share.begin, share.end, *r.sequence);
         const bool complete = share.end == static_cast<int>(r.ids.size());
-        batch.wants_logits.back() = complete;
-        n_wanted += complete;
+        if (r.beams) {
+            add_beams(r, batch);
+        } else {
+            batch.add(config, r.ids, share.begin, share.end, *r.sequence);
+            batch.wants_logits.back() = complete;
+        }
+        if (complete) n_wanted += r.n_rows();
         if (!r.decoding) n_prompt_rows += share.end - share.begin;
         r.last_step = n_steps_;
     }
@@ -245,7 +282,7 @@ void BatchLoop::compute(const Plan& plan, const std::atomic<bool>& stop) {
     const auto unwanted = [&] {
         return stop.load() || std::all_of(plan.begin(), plan.end(), [this](const Share& share) {
                    const Request& r = *planned_[share.index];
-                   return r.outbox.ended() || r.expired();
+                   return r.ended() || r.expired();
                });
     };
     try {
@@ -269,23 +306,39 @@ void BatchLoop::compute(const Plan& plan, const std::atomic<bool>& stop) {
             continue;
         }
         r->decoding = true;
-        choose_token(r, rest.first(vocab));
-        rest = rest.subspan(vocab);
+        const size_t n_logits = r->n_rows() * vocab;
+        choose(r, rest.first(n_logits));
+        rest = rest.subspan(n_logits);
     }
+}
+
+void BatchLoop::choose(const std::shared_ptr<Request>& request, std::span<float> logits) {
+    if (request->config.num_beams > 1) {
+        choose_beams(request, logits);
+    } else {
+        choose_token(request, logits);
+    }
+}
+
+// Rows of the embedding beyond the vocabulary are padding: no token has such an id.
+size_t BatchLoop::n_tokens(size_t vocab_size) const {
+    return std::min(vocab_size, static_cast<size_t>(tokenizer_.vocab_size()));
+}
+
+void BatchLoop::refuse_no_numbers(std::span<const float> logits) {
+    if (all_finite(logits)) return;
+    throw Error(
+        "The model computed something that is no number: its file is damaged, or the scale of an adapter is "
+        "too large.");
 }
 
 void BatchLoop::choose_token(const std::shared_ptr<Request>& request, std::span<float> logits) {
     Request& r = *request;
     int32_t token = 0;
     try {
-        if (!all_finite(logits)) {
-            throw Error(
-                "The model computed something that is no number: its file is damaged, or the scale of an "
-                "adapter is too large.");
-        }
-        // Rows of the embedding beyond the vocabulary are padding: no token has such an id.
-        const size_t n_tokens = std::min(logits.size(), static_cast<size_t>(tokenizer_.vocab_size()));
-        token = r.sampler.sample(logits.first(n_tokens), r.ids, static_cast<size_t>(r.n_prompt));
+        refuse_no_numbers(logits);
+        token =
+            r.sampler.sample(logits.first(n_tokens(logits.size())), r.ids, static_cast<size_t>(r.n_prompt));
     } catch (...) {
         fail(request, std::current_exception());
         return;
@@ -331,6 +384,7 @@ void BatchLoop::preempt_youngest() {
 
 void BatchLoop::free_pages(Request& request, bool keep) {
     if (!request.sequence) return;
+    drop_beams(request);
     if (keep && model_.config().positions == PositionKind::causal) {
         const auto computed =
             std::span<const int32_t>(request.ids).first(static_cast<size_t>(request.n_computed));
@@ -345,6 +399,10 @@ void BatchLoop::free_pages(Request& request, bool keep) {
 }
 
 void BatchLoop::retire(const std::shared_ptr<Request>& request, FinishReason reason) {
+    if (reason == FinishReason::kDeadline && request->beams) {
+        finish_beams(request, reason);
+        return;
+    }
     later(request.get(), [reason](Outbox& outbox) { outbox.end(reason); });
     free_pages(*request, true);
     remove(request);

@@ -72,12 +72,15 @@ class BatchLoop {
 
     // Pages for `n_ids` ids of a sequence.
     int pages_for(int n_ids) const;
+    // Most pages that a request can come to need.
+    int64_t pages_for_longest(const Request& request) const;
     // Most pages when the user has set a budget, else -1.
     int64_t most_pages() const { return most_pages_; }
 
   private:
     using Plan = std::vector<Share>;
 
+    int pages_to_come(const Request& request) const;
     void drop_ended();
     void begin(Request& request);
     Plan plan();
@@ -86,15 +89,28 @@ class BatchLoop {
     void forward(const Batch& batch, int n_prompt_rows, float* out, const LoraSet& loras,
                  const std::function<bool()>& interrupted, Output output = Output::logits);
     void compute(const Plan& plan, const std::atomic<bool>& stop);
+    // `logits` (request->n_rows(), vocab_size) of a request whose ids are all computed.
+    void choose(const std::shared_ptr<Request>& request, std::span<float> logits);
     void choose_token(const std::shared_ptr<Request>& request, std::span<float> logits);
+    size_t n_tokens(size_t vocab_size) const;
+    static void refuse_no_numbers(std::span<const float> logits);
+
+    void choose_beams(const std::shared_ptr<Request>& request, std::span<float> logits);
+    void fork_beams();
+    void follow_parents(Request& request);
+    int new_pages_of_beams(const Request& request) const;
+    void add_beams(const Request& request, Batch& batch) const;
+    void finish_beams(const std::shared_ptr<Request>& request, FinishReason reason);
+    void drop_beams(Request& request);
+
     void handle_out_of_memory(const std::exception_ptr& error);
     void preempt_youngest();
     void free_pages(Request& request, bool keep);
     void retire(const std::shared_ptr<Request>& request, FinishReason reason);
     void fail(const std::shared_ptr<Request>& request, std::exception_ptr error);
     void remove(const std::shared_ptr<Request>& request);
-    void later(Request* request, std::function<void(Outbox&)> event) {
-        events_.emplace_back(&request->outbox, std::move(event));
+    void later(Request* request, const std::function<void(Outbox&)>& event) {
+        for (Outbox* outbox : request->outboxes()) events_.emplace_back(outbox, event);
     }
 
     const GlmModel& model_;

@@ -58,41 +58,41 @@ void Engine::start_thread() {
     }
 }
 
-void Engine::submit(std::shared_ptr<Request> request) {
-    const int n_ids = static_cast<int>(request->ids.size());
-    const int n_most = request->config.max_new_tokens < 0
-                           ? request->max_length
-                           : std::min(request->max_length, n_ids + request->config.max_new_tokens);
-    // The last token ends the reply before it is computed with.
+void Engine::check_memory(const Request& request) const {
     const int64_t most_pages = loop_.most_pages();
-    if (most_pages >= 0 && loop_.pages_for(n_most - 1) > most_pages) {
-        throw ContextLengthError("Prompt and reply may reach " + std::to_string(n_most) +
-                                 " tokens, for which cache_memory, " +
-                                 std::to_string(most_pages * page_bytes_) +
-                                 " bytes of whole pages, is too small. Raise it, or lower max_length or "
-                                 "max_new_tokens.");
-    }
+    if (most_pages < 0 || loop_.pages_for_longest(request) <= most_pages) return;
+    const int n_beams = request.config.num_beams;
+    throw ContextLengthError("Prompt and reply may reach " + std::to_string(request.longest()) + " tokens" +
+                             (n_beams > 1 ? " in each of " + std::to_string(n_beams) + " beams" : "") +
+                             ", for which cache_memory, " + std::to_string(most_pages * page_bytes_) +
+                             " bytes of whole pages, is too small. Raise it, or lower max_length" +
+                             (n_beams > 1 ? ", max_new_tokens or num_beams." : " or max_new_tokens."));
+}
+
+void Engine::submit(std::span<const std::shared_ptr<Request>> requests) {
+    for (const auto& request : requests) check_memory(*request);
     // The end of a constraint may run code of Python's, for which the lock must be free.
     std::vector<std::shared_ptr<Request>> ended;
     {
         const std::lock_guard lock(mutex_);
         refuse_stopped();
         std::erase_if(waiting_, [&](const auto& waiting) {
-            if (!waiting->outbox.ended()) return false;
+            if (!waiting->ended()) return false;
             ended.push_back(waiting);
             return true;
         });
         // Those that end in the next step need no place any more.
         const auto n_running = static_cast<int>(std::count_if(
-            running_.begin(), running_.end(), [](const Outbox* outbox) { return !outbox->ended(); }));
+            running_.begin(), running_.end(), [](const Request* request) { return !request->ended(); }));
         const int n_waiting = static_cast<int>(waiting_.size());
-        if (n_running + n_waiting >= max_sequences_ + max_queue_) {
+        const int n_places = std::max(0, max_sequences_ + max_queue_ - n_running - n_waiting);
+        if (static_cast<int>(requests.size()) > n_places) {
             throw Busy(std::to_string(n_running) + " replies are being computed and " +
-                       std::to_string(n_waiting) +
-                       " requests wait, which is as many as may wait. Ask again later, or raise max_queue.");
+                       std::to_string(n_waiting) + " requests wait, which leaves room for " +
+                       std::to_string(n_places) + ". Ask again later, or raise max_queue.");
         }
         start_thread();
-        waiting_.push_back(std::move(request));
+        waiting_.insert(waiting_.end(), requests.begin(), requests.end());
     }
     wake_.notify_one();
 }
@@ -140,7 +140,7 @@ void Engine::run_job(Job& job) {
 // Moves requests to the replies that run, where those that nobody wants any more end. With the lock held.
 void Engine::admit() {
     std::erase_if(waiting_, [this](const std::shared_ptr<Request>& request) {
-        const bool over = request->outbox.ended() || request->expired();
+        const bool over = request->ended() || request->expired();
         if (over) loop_.add(request);
         return over;
     });
@@ -154,7 +154,7 @@ void Engine::admit() {
 // What others are told of the loop, before publish() lets go of what has left it. With the lock held.
 void Engine::take_stock() {
     running_.clear();
-    for (const auto& request : loop_.running()) running_.push_back(&request->outbox);
+    for (const auto& request : loop_.running()) running_.push_back(request.get());
     stats_.used_bytes = loop_.pages_in_use() * page_bytes_;
     stats_.cached_bytes = loop_.pages_cached() * page_bytes_;
     stats_.allocated_bytes = loop_.cache().allocated_bytes();
@@ -212,7 +212,9 @@ void Engine::stop() {
     loop_.publish();
     const std::lock_guard lock(mutex_);
     waiting.swap(waiting_);
-    for (const auto& request : waiting) request->outbox.end(FinishReason::kCancelled);
+    for (const auto& request : waiting) {
+        for (Outbox* outbox : request->outboxes()) outbox->end(FinishReason::kCancelled);
+    }
     for (const auto& job : jobs_) {
         job->error = std::make_exception_ptr(Interrupted());
         job->done = true;

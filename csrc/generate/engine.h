@@ -8,6 +8,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <thread>
 #include <vector>
 
@@ -27,9 +28,9 @@ class Engine {
     Engine(const Engine&) = delete;
     Engine& operator=(const Engine&) = delete;
 
-    // Throws Busy when the queue is full, ContextLengthError when the longest reply would not fit in the
-    // cache's budget, Error after stop().
-    void submit(std::shared_ptr<Request> request);
+    // All of them or none. Throws Busy when the queue is too full, ContextLengthError when the longest reply
+    // would not fit in the cache's budget, Error after stop().
+    void submit(std::span<const std::shared_ptr<Request>> requests);
 
     // Runs a computation of another kind in the engine's thread, between two steps, and waits for its end.
     // Exceptions of it come out here, and Interrupted when `interrupted`, asked many times a second, says
@@ -67,6 +68,7 @@ class Engine {
     void run_job(Job& job);
     void refuse_stopped() const;
     void start_thread();
+    void check_memory(const Request& request) const;
 
     const int64_t process_ = process_id();
     const int n_threads_, max_sequences_, max_queue_;
@@ -77,7 +79,7 @@ class Engine {
     std::condition_variable wake_, job_done_;
     std::deque<std::shared_ptr<Request>> waiting_;
     std::deque<std::shared_ptr<Job>> jobs_;
-    std::vector<const Outbox*> running_;  // of the replies in the loop
+    std::vector<const Request*> running_;  // in the loop
     PipelineStats stats_;
     std::thread thread_;
     std::atomic<bool> stop_{false}, computing_{false};

@@ -54,6 +54,12 @@ void GenerationConfig::validate() const {
             "at most max_new_tokens");
     require(logprobs >= -1 && logprobs <= kMaxLogprobs, "logprobs", logprobs,
             "-1 (off) or the number of alternatives, at most 1000");
+    require(num_beams >= 1, "num_beams", num_beams, "at least 1 (off)");
+    require(length_penalty >= -5.0f && length_penalty <= 5.0f, "length_penalty", length_penalty,
+            "between -5 and 5");
+    if (num_beams > 1 && logprobs >= 0) {
+        throw InvalidArgument("logprobs are not noted for beams. Leave out logprobs or num_beams.");
+    }
     for (const auto& [id, bias] : logit_bias) {
         const bool ok = std::isfinite(bias) || bias == -std::numeric_limits<float>::infinity();
         require(ok, ("logit_bias of token " + std::to_string(id)).c_str(), bias,

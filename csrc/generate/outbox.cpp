@@ -58,6 +58,16 @@ void Outbox::put(int32_t token, FinishReason finish, const std::optional<TokenLo
     });
 }
 
+void Outbox::put_all(std::span<const int32_t> tokens, float beam_score, FinishReason finish) {
+    change([&] {
+        first_ = last_ = Clock::now();
+        progress_.computed_tokens = seen_computed_ = progress_.prompt_tokens;
+        progress_.beam_score = beam_score;
+        tokens_.assign(tokens.begin(), tokens.end());
+        finish_locked(finish);
+    });
+}
+
 void Outbox::end(FinishReason finish) {
     change([&] { finish_locked(finish); });
 }
@@ -155,9 +165,8 @@ Progress Outbox::progress() const {
     if (finish_ == FinishReason::kNone) progress.seconds = seconds_between(submitted_, Clock::now());
     if (!started_) progress.queue_seconds = progress.seconds;
     progress.first_token_seconds = tokens_.empty() ? progress.seconds : seconds_between(submitted_, first_);
-    if (tokens_.size() > 1) {
-        progress.tokens_per_second =
-            static_cast<double>(tokens_.size() - 1) / std::max(1e-9, seconds_between(first_, last_));
+    if (last_ > first_) {
+        progress.tokens_per_second = static_cast<double>(tokens_.size() - 1) / seconds_between(first_, last_);
     }
     return progress;
 }

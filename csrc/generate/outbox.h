@@ -9,6 +9,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "chatglm/generation.h"
@@ -25,6 +26,8 @@ class Outbox {
     void start(int n_cached);
     void note_computed(int n_computed);
     void put(int32_t token, FinishReason finish, const std::optional<TokenLogprobs>& logprobs = {});
+    // A whole reply of a beam search.
+    void put_all(std::span<const int32_t> tokens, float beam_score, FinishReason finish);
     void end(FinishReason finish);
     void fail(std::exception_ptr error);
 

@@ -158,8 +158,8 @@ struct Pipeline::Shared {
 
 struct Generation::State {
     std::shared_ptr<Pipeline::Shared> shared;
-    Engine* engine;  // of the process that began the reply
-    std::shared_ptr<Request> request;
+    Engine* engine;                  // of the process that began the reply
+    std::shared_ptr<Outbox> outbox;  // shares the ownership of its request
 
     bool foreign() const { return !engine->in_this_process(); }
 };
@@ -170,7 +170,7 @@ Generation::~Generation() {
     if (state_->foreign()) {
         static_cast<void>(state_.release());  // its locks may be held for ever
     } else {
-        state_->request->outbox.cancel();
+        state_->outbox->cancel();
     }
 }
 
@@ -179,32 +179,32 @@ bool Generation::step(int32_t& token, const std::function<bool()>& interrupted) 
         throw Error("This reply was begun before the process was forked; only the parent can go on with it.");
     }
     if (!ready()) state_->engine->refuse_own_thread();
-    return state_->request->outbox.take(token, interrupted);
+    return state_->outbox->take(token, interrupted);
 }
 
 bool Generation::ready() const {
-    return state_->request->outbox.ready();
+    return state_->outbox->ready();
 }
 bool Generation::done() const {
-    return state_->request->outbox.done();
+    return state_->outbox->done();
 }
 FinishReason Generation::finish_reason() const {
-    return state_->request->outbox.finish_reason();
+    return state_->outbox->finish_reason();
 }
 Progress Generation::progress() const {
-    return state_->request->outbox.progress();
+    return state_->outbox->progress();
 }
 void Generation::cancel() {
-    if (!state_->foreign()) state_->request->outbox.cancel();
+    if (!state_->foreign()) state_->outbox->cancel();
 }
 void Generation::stop() {
-    if (!state_->foreign()) state_->request->outbox.stop();
+    if (!state_->foreign()) state_->outbox->stop();
 }
 std::optional<TokenLogprobs> Generation::logprobs() const {
-    return state_->request->outbox.logprobs();
+    return state_->outbox->logprobs();
 }
 void Generation::on_change(std::function<void()> listener) {
-    state_->request->outbox.on_change(std::move(listener));
+    state_->outbox->on_change(std::move(listener));
 }
 
 Pipeline::Pipeline(const std::string& path, const PipelineOptions& options)
@@ -222,6 +222,9 @@ int Pipeline::n_threads() const {
 }
 const std::string& Pipeline::kv_dtype() const {
     return shared_->options.kv_dtype;
+}
+int Pipeline::max_sequences() const {
+    return shared_->options.max_sequences;
 }
 const char* Pipeline::isa() const {
     return shared_->backend->isa();
@@ -255,17 +258,49 @@ void cut_prompt(std::vector<int32_t>& prompt, const std::vector<int32_t>& prefix
     prompt.erase(prompt.begin() + keep, prompt.begin() + keep + (n - limit));
 }
 
+void check_beams(const GenerationConfig& config, int n, bool constrained, int max_sequences) {
+    if (config.num_beams > max_sequences) {
+        throw InvalidArgument("num_beams is " + std::to_string(config.num_beams) +
+                              "; it must be between 1 and " + std::to_string(max_sequences) +
+                              " (max_sequences of the pipeline).");
+    }
+    if (n > config.num_beams) {
+        throw InvalidArgument("alternatives is " + std::to_string(n) + ", and " +
+                              std::to_string(config.num_beams) +
+                              " beams have no more replies than that. Raise num_beams.");
+    }
+    if (constrained) {
+        throw InvalidArgument(
+            "A reply of a given format cannot be searched for with beams. Leave out num_beams.");
+    }
+}
+
 }  // namespace
 
 std::unique_ptr<Generation> Pipeline::start(std::vector<int32_t> prompt, const GenerationConfig& config,
                                             std::shared_ptr<Constraint> constraint) {
+    return std::move(start_alternatives(std::move(prompt), config, 1, {std::move(constraint)}).front());
+}
+
+std::vector<std::unique_ptr<Generation>> Pipeline::start_alternatives(
+    std::vector<int32_t> prompt, const GenerationConfig& config, int n,
+    std::vector<std::shared_ptr<Constraint>> constraints) {
     config.validate();
     config.validate_ids(this->config().vocab_size);
-    if (constraint && !(config.stop.empty() && config.stop_token_ids.empty() && !config.ignore_eos)) {
+    if (n < 1 || n > shared_->options.max_sequences) {
+        throw InvalidArgument("alternatives is " + std::to_string(n) + "; it must be between 1 and " +
+                              std::to_string(shared_->options.max_sequences) +
+                              " (max_sequences of the pipeline).");
+    }
+    constraints.resize(static_cast<size_t>(n));
+    const bool constrained = std::any_of(constraints.begin(), constraints.end(),
+                                         [](const auto& constraint) { return constraint != nullptr; });
+    if (constrained && !(config.stop.empty() && config.stop_token_ids.empty() && !config.ignore_eos)) {
         throw InvalidArgument(
             "stop, stop_token_ids and ignore_eos end a reply where its format may not end; leave them out of "
             "a reply of a given format.");
     }
+    if (config.num_beams > 1) check_beams(config, n, constrained, shared_->options.max_sequences);
     if (prompt.empty()) throw InvalidArgument("The prompt is empty: give at least one token.");
     for (const int32_t id : prompt) {
         if (id < 0 || id >= this->config().vocab_size) {
@@ -288,16 +323,32 @@ std::unique_ptr<Generation> Pipeline::start(std::vector<int32_t> prompt, const G
     check_cache_memory(shared_->model.kv_layout(shared_->kv), static_cast<int>(prompt.size()),
                        memory_state());
     Engine& engine = shared_->engine();
-    const auto request =
-        std::make_shared<Request>(std::move(prompt), config, max_length, this->config(),
-                                  shared_->current_loras(), tokenizer().eos_ids(), std::move(constraint));
-    if (config.max_new_tokens == 0) {
-        request->outbox.end(FinishReason::kLength);
-    } else {
-        engine.submit(request);
+    const auto loras = shared_->current_loras();
+    // The replies of a beam search are the best ones of a single request.
+    const bool together = config.num_beams > 1;
+    std::vector<std::shared_ptr<Request>> requests;
+    std::vector<std::shared_ptr<Outbox>> outboxes;
+    for (int i = 0; i < (together ? 1 : n); ++i) {
+        requests.push_back(std::make_shared<Request>(prompt, config.alternative(i), max_length,
+                                                     this->config(), loras, tokenizer().eos_ids(),
+                                                     std::move(constraints[static_cast<size_t>(i)])));
+        const auto& request = requests.back();
+        for (int j = 1; together && j < n; ++j) {
+            request->other_outboxes.push_back(std::make_unique<Outbox>(request->n_prompt));
+        }
+        for (Outbox* outbox : request->outboxes()) outboxes.emplace_back(request, outbox);
     }
-    return std::unique_ptr<Generation>(
-        new Generation(std::make_unique<Generation::State>(shared_, &engine, request)));
+    if (config.max_new_tokens == 0) {
+        for (const auto& outbox : outboxes) outbox->end(FinishReason::kLength);
+    } else {
+        engine.submit(requests);
+    }
+    std::vector<std::unique_ptr<Generation>> generations;
+    for (auto& outbox : outboxes) {
+        generations.emplace_back(
+            new Generation(std::make_unique<Generation::State>(shared_, &engine, std::move(outbox))));
+    }
+    return generations;
 }
 
 void Pipeline::logits(const std::vector<int32_t>& ids, float* out, const std::function<bool()>& interrupted) {

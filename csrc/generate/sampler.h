@@ -33,6 +33,7 @@ class Sampler {
 
     // Whether `token` ends the reply and is no part of it.
     bool is_end(int32_t token) const;
+    const std::vector<int32_t>& end_ids() const { return end_ids_; }
     // Whether the constraint's text is complete with the last token, so that nothing can follow.
     bool complete() const { return complete_; }
     // Of the last token; null when the settings do not ask for it.
@@ -42,8 +43,10 @@ class Sampler {
     std::vector<double> distribution(std::span<float> logits, std::span<const int32_t> history,
                                      size_t n_prompt = 0);
 
-  private:
+    // The part of sample() that changes single logits: what comes before the temperature.
     void edit(std::span<float> logits, std::span<const int32_t> history, size_t n_prompt);
+
+  private:
     void rule_out(std::span<float> logits, size_t n_new);
     bool is_greedy() const;
     int32_t draw(std::span<const float> logits);

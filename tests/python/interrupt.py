@@ -28,8 +28,8 @@ class _Engine:
         self._engine = engine
         self._at_step = at_step
 
-    def start(self, *args: Any) -> _Generation:
-        return _Generation(self._engine.start(*args), self._at_step)
+    def start_alternatives(self, *args: Any) -> list[_Generation]:
+        return [_Generation(g, self._at_step) for g in self._engine.start_alternatives(*args)]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)

@@ -55,6 +55,7 @@ class ScriptedGeneration:
             first_token_seconds=0.0,
             seconds=0.0,
             tokens_per_second=0.0,
+            beam_score=None,
         )
 
 
@@ -66,10 +67,12 @@ class ScriptedEngine:
         self._replies = iter(replies)
         self.prompts: list[str] = []
 
-    def start(self, prompt: list[int], config: object, constraint: object = None) -> ScriptedGeneration:
+    def start_alternatives(
+        self, prompt: list[int], config: object, n: int = 1, constraints: object = ()
+    ) -> list[ScriptedGeneration]:
         tokenizer = self._engine.tokenizer
         self.prompts.append(tokenizer.decode(prompt, False))
-        return ScriptedGeneration(prompt, tokenizer.encode_special(next(self._replies)))
+        return [ScriptedGeneration(prompt, tokenizer.encode_special(next(self._replies))) for _ in range(n)]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)

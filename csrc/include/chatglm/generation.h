@@ -3,10 +3,18 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
 namespace chatglm {
+
+// When a beam search with all its replies complete goes on looking for better ones.
+enum class EarlyStopping {
+    kNo,     // as long as the best beam has the better score at its present length
+    kYes,    // not at all
+    kNever,  // as long as any continuation could become better
+};
 
 // What each setting does, in which order, and where its formula comes from: docs/sampling.md.
 struct GenerationConfig {
@@ -31,6 +39,9 @@ struct GenerationConfig {
     bool ignore_eos = false;                   // the model's own end tokens are never chosen
     int min_new_tokens = 0;                    // before so many, no end token is chosen
     int logprobs = -1;                         // -1: off; n: with the n likeliest tokens
+    int num_beams = 1;                         // above 1: beam search, which draws nothing
+    float length_penalty = 1.0f;               // of beams: scores are divided by length^length_penalty
+    EarlyStopping early_stopping = EarlyStopping::kNo;  // of beams
 
     // Throws InvalidArgument that names the field, its value and its range.
     void validate() const;
@@ -64,7 +75,10 @@ struct Progress {
     double queue_seconds = 0;        // from the request until its computation began, or until now
     double first_token_seconds = 0;  // from the request until the first token, or until now
     double seconds = 0;              // from the request until the end, or until now
-    double tokens_per_second = 0;    // of the tokens after the first one; 0 before the second one
+    double tokens_per_second = 0;    // of the tokens after the first one; 0 before the second one, and for
+                                     // beams, whose tokens come all at once
+    std::optional<float> beam_score = {};  // log-probability / length^length_penalty, at the end of a beam
+                                           // search
 };
 
 }  // namespace chatglm

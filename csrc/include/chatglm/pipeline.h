@@ -115,6 +115,7 @@ class Pipeline {
     const Tokenizer& tokenizer() const;
     int n_threads() const;
     const std::string& kv_dtype() const;
+    int max_sequences() const;
     const char* isa() const;  // name of the kernels in use, for example "avx2"
     // Sentences that a program may show its user: what loading the file took beyond mapping it, and that the
     // memory was short when it was loaded. Usually none.
@@ -134,6 +135,13 @@ class Pipeline {
     // turns tokens into text: see TextStreamer and Generation::stop.
     std::unique_ptr<Generation> start(std::vector<int32_t> prompt, const GenerationConfig& config,
                                       std::shared_ptr<Constraint> constraint = nullptr);
+
+    // The same for `n` replies to one prompt, which is computed once: reply i is the one that
+    // start(prompt, config.alternative(i)) gives. All of them begin, or none. `constraints` has one for each
+    // reply, or is empty. Throws InvalidArgument unless `n` is between 1 and PipelineOptions::max_sequences.
+    std::vector<std::unique_ptr<Generation>> start_alternatives(
+        std::vector<int32_t> prompt, const GenerationConfig& config, int n,
+        std::vector<std::shared_ptr<Constraint>> constraints = {});
 
     // Begins the assistant's reply to a conversation and returns at once. Throws as start(), and
     // InvalidArgument for what the model's chat format does not know.

@@ -3,6 +3,7 @@
 
 #include <doctest/doctest.h>
 
+#include <chrono>
 #include <cstring>
 #include <limits>
 
@@ -185,6 +186,25 @@ TEST_CASE("users who ask at once compute what their prompts have in common once"
     }
 }
 
+TEST_CASE("several replies to one prompt compute it once, however short, and fit where it fits once") {
+    for (const int n : {2, 20, 300}) {
+        CAPTURE(n);
+        Fixture f({.prefill_chunk = 64, .cache_memory = 12 * kPageBytes});
+        const auto prompt = some_ids(n, 1);
+        for (int i = 0; i < 5; ++i) {
+            const auto request = f.make(prompt, greedy(3 + i));
+            CHECK(f.loop.has_room_for(*request));  // 300 tokens are 5 pages
+            f.loop.add(request);
+        }
+        const auto requests = f.loop.running();
+        f.run();
+        for (size_t i = 0; i < 5; ++i) {
+            CHECK(cached(*requests[i]) == (i == 0 ? 0 : n - 1));
+            CHECK(Fixture::take(*requests[i]) == f.alone(prompt, greedy(3 + static_cast<int>(i))));
+        }
+    }
+}
+
 TEST_CASE("whoever waited for a prompt that is cancelled computes it") {
     Fixture f({.prefill_chunk = 16});
     const auto prompt = some_ids(200, 1);
@@ -269,6 +289,100 @@ TEST_CASE("within a budget earlier replies go first, then the youngest waits; no
         CHECK(Fixture::take(*requests[static_cast<size_t>(i)]) == f.alone(some_ids(100 + i, i), greedy(150)));
     }
     CHECK(f.loop.pages_in_use() == 0);
+}
+
+namespace {
+
+GenerationConfig with_beams(int num_beams, int max_new_tokens) {
+    GenerationConfig config = greedy(max_new_tokens);
+    config.num_beams = num_beams;
+    config.early_stopping = EarlyStopping::kNever;
+    return config;
+}
+
+}  // namespace
+
+TEST_CASE("beams find the same in company as alone, and give everything back") {
+    Fixture f({.prefill_chunk = 50});
+    std::vector<std::shared_ptr<Request>> requests;
+    for (int i = 0; i < 6; ++i) {
+        const auto config = i % 2 ? greedy(20) : with_beams(2 + i, 20);
+        requests.push_back(f.add(some_ids(1 + 37 * i, i), config));
+        f.step();
+    }
+    f.run();
+    CHECK(f.loop.pages_in_use() == 0);
+    f.loop.clear_prefixes();
+    CHECK(f.loop.cache().used_pages() == 0);
+    for (int i = 0; i < 6; ++i) {
+        CAPTURE(i);
+        Request& r = *requests[static_cast<size_t>(i)];
+        CHECK(Fixture::take(r) == f.alone(some_ids(1 + 37 * i, i), r.config));
+    }
+}
+
+TEST_CASE("beams share the pages of their prompt") {
+    Fixture f;
+    const auto request = f.add(some_ids(10 * 64, 1), with_beams(8, 30));
+    while (!request->beams) f.step();
+    f.step();
+    CHECK(f.loop.cache().used_pages() <= 10 + 8);
+    f.run();
+}
+
+TEST_CASE("beams that had to give way find the same, within the budget") {
+    const int64_t budget = 16 * kPageBytes;
+    Fixture f({.prefill_chunk = 64, .cache_memory = budget});
+    std::vector<std::shared_ptr<Request>> requests;
+    for (int i = 0; i < 3; ++i) {
+        auto request = f.make(some_ids(60 + i, i), i == 0 ? greedy(400) : with_beams(4, 120));
+        REQUIRE(f.loop.pages_for_longest(*request) <= 16);
+        f.waiting.push_back(request);
+        requests.push_back(request);
+    }
+    bool restarted = false, searched = false;
+    while (f.loop.size() > 0 || !f.waiting.empty()) {
+        f.step();
+        CHECK(f.loop.cache().used_pages() <= 16);
+        restarted = restarted || (searched && !requests[2]->beams && !requests[2]->ended());
+        searched = searched || requests[2]->beams;
+    }
+    CHECK(restarted);
+    for (int i = 0; i < 3; ++i) {
+        CAPTURE(i);
+        Request& r = *requests[static_cast<size_t>(i)];
+        CHECK(Fixture::take(r) == f.alone(some_ids(60 + i, i), r.config));
+    }
+    CHECK(f.loop.pages_in_use() == 0);
+}
+
+TEST_CASE("cancelled beams give their pages back; late ones give what they have") {
+    Fixture f;
+    const auto cancelled = f.add(some_ids(100, 1), with_beams(4, 1000));
+    const auto late = f.add(some_ids(100, 2), with_beams(4, 1000));
+    for (int i = 0; i < 8; ++i) f.step();
+    cancelled->outbox.cancel();
+    late->deadline = std::chrono::steady_clock::now();
+    f.step();
+    CHECK(f.loop.size() == 0);
+    CHECK(f.loop.pages_in_use() == 0);
+    CHECK(Fixture::take(*cancelled).empty());
+    CHECK_FALSE(Fixture::take(*late).empty());
+    CHECK(late->outbox.finish_reason() == FinishReason::kDeadline);
+}
+
+TEST_CASE("the best replies of beams have an outbox each, and one that is dropped does not stop the others") {
+    Fixture f;
+    const auto request = f.make(some_ids(20, 1), with_beams(3, 10));
+    for (int i = 0; i < 2; ++i) request->other_outboxes.push_back(std::make_unique<Outbox>(20));
+    f.loop.add(request);
+    f.step();
+    request->outbox.cancel();
+    f.run();
+    CHECK(request->outbox.finish_reason() == FinishReason::kCancelled);
+    const auto second = request->outboxes()[1]->progress(), third = request->outboxes()[2]->progress();
+    REQUIRE(second.beam_score);
+    CHECK(*second.beam_score >= *third.beam_score);
 }
 
 TEST_CASE("numbers that are none end their own reply alone") {

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdlib>
+#include <limits>
 #include <map>
 #include <mutex>
 #include <random>
@@ -77,6 +78,33 @@ TEST_CASE("one request more than may run and wait is refused, until one ends") {
     CHECK(finish(*waiting).size() == 1);
     CHECK(finish(*instead).size() == 1);
     CHECK(pipeline.start(model.endless, greedy(1)));
+}
+
+TEST_CASE("of several replies to one prompt all begin or none, each the one of its seed") {
+    const Model model;
+    PipelineOptions options;
+    options.max_sequences = 3;
+    options.max_queue = 0;
+    Pipeline pipeline(model.file.path(), options);
+    GenerationConfig config = greedy(20);
+    config.do_sample = true;
+    config.seed = std::numeric_limits<int64_t>::max();
+    for (const int n : {0, -1, 4}) {
+        CHECK_THROWS_WITH_AS(pipeline.start_alternatives(model.endless, config, n),
+                             doctest::Contains("between 1 and 3"), InvalidArgument);
+    }
+    {
+        const auto running = pipeline.start(model.endless, greedy(-1));
+        CHECK_THROWS_WITH_AS(pipeline.start_alternatives(model.endless, config, 3),
+                             doctest::Contains("room for 2"), Busy);
+        CHECK(pipeline.stats().running + pipeline.stats().waiting == 1);
+    }
+    const auto replies = pipeline.start_alternatives(model.endless, config, 3);
+    std::vector<std::vector<int32_t>> ids;
+    for (const auto& reply : replies) ids.push_back(finish(*reply));
+    for (int i = 0; i < 3; ++i) {
+        CHECK(finish(*pipeline.start(model.endless, config.alternative(i))) == ids[static_cast<size_t>(i)]);
+    }
 }
 
 TEST_CASE("whoever hears of the end of a reply finds its place and its pages free") {
