@@ -31,6 +31,8 @@ class Usage:
     seconds: float  # from the request until the end, or until now
     tokens_per_second: float  # of the tokens after the first one; 0 before the second one
     dropped_messages: int = 0  # messages of a chat that the prompt had no room for, see Pipeline.chat
+    drafted_tokens: int = 0  # tokens guessed ahead and checked, see `prompt_lookup` of Pipeline
+    accepted_tokens: int = 0  # of these, right ones: tokens of the reply that took no step of their own
 
 
 class Completion(str):
@@ -167,6 +169,8 @@ class Stream(Generic[T, Whole], Iterator[T]):
             seconds=progress.seconds,
             tokens_per_second=progress.tokens_per_second,
             dropped_messages=self._dropped_messages,
+            drafted_tokens=progress.drafted_tokens,
+            accepted_tokens=progress.accepted_tokens,
         )
 
     def _give(self, piece: T) -> T:

@@ -58,6 +58,13 @@ void Outbox::put(int32_t token, FinishReason finish, const std::optional<TokenLo
     });
 }
 
+void Outbox::note_guesses(int n_drafted, int n_accepted) {
+    change([&] {
+        progress_.drafted_tokens = n_drafted;
+        progress_.accepted_tokens = n_accepted;
+    });
+}
+
 void Outbox::end(FinishReason finish) {
     change([&] { finish_locked(finish); });
 }

@@ -25,6 +25,7 @@ class Outbox {
     void start(int n_cached);
     void note_computed(int n_computed);
     void put(int32_t token, FinishReason finish, const std::optional<TokenLogprobs>& logprobs = {});
+    void note_guesses(int n_drafted, int n_accepted);
     void end(FinishReason finish);
     void fail(std::exception_ptr error);
 

@@ -7,6 +7,7 @@
 #include <optional>
 #include <vector>
 
+#include "generate/guesses.h"
 #include "generate/lora_choice.h"
 #include "generate/outbox.h"
 #include "generate/sampler.h"
@@ -45,6 +46,7 @@ struct Request {
 
     std::vector<int32_t> ids;  // the prompt, then the reply
     Sampler sampler;
+    Guesses guesses;
     int64_t number = 0;                           // order of arrival
     int64_t last_step = 0;                        // that it had rows in
     std::optional<KvCache::SequenceId> sequence;  // once its computation has begun

@@ -55,6 +55,8 @@ class ScriptedGeneration:
             first_token_seconds=0.0,
             seconds=0.0,
             tokens_per_second=0.0,
+            drafted_tokens=0,
+            accepted_tokens=0,
         )
 
 

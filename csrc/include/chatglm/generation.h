@@ -65,6 +65,8 @@ struct Progress {
     double first_token_seconds = 0;  // from the request until the first token, or until now
     double seconds = 0;              // from the request until the end, or until now
     double tokens_per_second = 0;    // of the tokens after the first one; 0 before the second one
+    int drafted_tokens = 0;          // guessed ahead and checked, see PipelineOptions::prompt_lookup
+    int accepted_tokens = 0;         // of these, right: tokens of the reply that took no step of their own
 };
 
 }  // namespace chatglm
