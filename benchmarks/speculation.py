@@ -3,13 +3,14 @@
     python benchmarks/speculation.py model.gguf --rounds 5
     python benchmarks/speculation.py model.gguf --draft small.gguf
 
-Both pipelines hold the same file and answer in turn, so that what else the machine does meets both. A speed is
-tokens a second after the first one; `gain` is the median of the rounds' ratios. Replies are greedy and checked to be
-the same. `guessed` and `right` count the tokens that were computed ahead, and those of the reply among them.
+Both pipelines hold the same file and answer in turn, so that what else the machine does meets both. A speed
+is tokens a second after the first one; `gain` is the median of the rounds' ratios. Replies are greedy and
+checked to be the same. `guessed` and `right` count the tokens that were computed ahead, and those of the reply
+among them.
 
-The workloads: `repeat` asks for a text again, `correct` for the same text without its mistakes and `quotes` for
-sentences of it; `chat` are questions without a text; `users` is `chat` by four users at once. What a model writes
-decides how much it gains: one that does not quote when it is asked to gains nothing.
+The workloads: `repeat` asks for a text again, `correct` for the same text without its mistakes and `quotes`
+for sentences of it; `chat` are questions without a text; `users` is `chat` by four users at once. What a model
+writes decides how much it gains: one that does not quote when it is asked to gains nothing.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from dataclasses import dataclass
 from chatglm_cpp import Error, Pipeline
 
 TEXT = (
-    "The harbour office opened in 1891. Its first master, Edwin Hale, kept a log of every ship that came in, and "
-    "he wrote down the name of the captain, the cargo and the weather of the day. In March 1894 a storm sank three "
-    "fishing boats near the old lighthouse, and the town collected money for the families of the crew. Hale gave "
-    "his own wages for two months. The log was found in 1953 behind a wall of the customs house, and it is now in "
-    "the museum, where visitors can read a copy of it."
+    "The harbour office opened in 1891. Its first master, Edwin Hale, kept a log of every ship that came in, "
+    "and he wrote down the name of the captain, the cargo and the weather of the day. In March 1894 a storm "
+    "sank three fishing boats near the old lighthouse, and the town collected money for the families of the "
+    "crew. Hale gave his own wages for two months. The log was found in 1953 behind a wall of the customs "
+    "house, and it is now in the museum, where visitors can read a copy of it."
 )
 MISTAKES = (("every ship", "evry ship"), ("wages", "wadges"), ("visitors", "visiters"))
 
