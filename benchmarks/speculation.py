@@ -3,13 +3,13 @@
     python benchmarks/speculation.py model.gguf --rounds 5
     python benchmarks/speculation.py model.gguf --draft small.gguf
 
-Both pipelines hold the same file and answer in turn, so that what else the machine does meets both. A speed
-is tokens a second after the first one; `gain` is the median of the rounds' ratios. Replies are greedy and
-checked to be the same. `guessed` and `right` count the tokens that were computed ahead, and those of the reply
-among them.
+Both pipelines hold the same file and answer in turn, so that what else the machine does meets both. A
+speed is tokens a second after the first one; `gain` is the median of the rounds' ratios. Replies are greedy
+and checked to be the same. `guessed` and `right` count the tokens that were computed ahead, and those of the
+reply among them.
 
-The workloads: `repeat` asks for a text again, `correct` for the same text without its mistakes and `quotes`
-for sentences of it; `chat` are questions without a text; `users` is `chat` by four users at once. What a model
+The workloads: `repeat` asks for a text again, `correct` for the same text without its mistakes, `quotes` for
+sentences of it; `chat` are questions without a text; `users` is `chat` by four users at once. What a model
 writes decides how much it gains: one that does not quote when it is asked to gains nothing.
 """
 

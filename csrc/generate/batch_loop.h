@@ -77,8 +77,8 @@ class BatchLoop {
     void choose_token(const std::shared_ptr<Request>& request, std::span<float> logits);
     void guess(const Plan& plan);
     bool drop_guesses();
-    void look_up(std::span<Request* const> replies, int n_rows, bool prompts);
-    void draft(std::span<Request* const> replies, int n_rows, bool prompts);
+    void look_up(std::span<Request* const> replies, int n_rows);
+    void draft(std::span<Request* const> replies, int n_rows);
     size_t add_rows(const Share& share, Batch& batch);
     void choose_tokens(const std::shared_ptr<Request>& request, std::span<float> logits);
     void handle_out_of_memory(const std::exception_ptr& error);

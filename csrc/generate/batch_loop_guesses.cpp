@@ -23,6 +23,11 @@ int room_for_guesses(const Request& r) {
     return most - static_cast<int>(r.ids.size()) - 1;
 }
 
+// Rows of guesses that each of `n` replies can have in a step that has `n_rows` already.
+int rows_for_each(size_t n, int n_rows) {
+    return std::max(0, kMostGuessedRows - n_rows) / std::max(1, static_cast<int>(n));
+}
+
 // What followed the end of `ids` when it came before, over and over when it is the period of what follows.
 void continue_from(std::span<const int32_t> ids, size_t next, size_t n, std::vector<int32_t>& tokens) {
     tokens.clear();
@@ -33,22 +38,20 @@ void continue_from(std::span<const int32_t> ids, size_t next, size_t n, std::vec
 
 }  // namespace
 
-// Sets the guesses of the replies that `plan` has the next token of.
+// Sets the guesses of the replies that `plan` has the next token of. Beside prompts no row is cheap.
 void BatchLoop::guess(const Plan& plan) {
     if (!lookup_allowed_ && !draft_) return;
     std::vector<Request*> replies;
     int n_rows = 0;
-    bool prompts = false;
     for (const Share& share : plan) {
         Request& r = *planned_[share.index];
+        if (!r.decoding) return;
         n_rows += share.end - share.begin;
-        prompts |= !r.decoding;
-        if (r.decoding && share.end == static_cast<int>(r.ids.size())) replies.push_back(&r);
+        if (share.end == static_cast<int>(r.ids.size())) replies.push_back(&r);
     }
-    if (lookup_allowed_) look_up(replies, n_rows, prompts);
-    if (draft_) draft(replies, n_rows, prompts);
-    for (const Request* r : replies) n_rows += static_cast<int>(r->guesses.n_rows);
-    if (n_rows > kMostGuessedRows || !make_room(new_pages(plan))) drop_guesses();
+    if (lookup_allowed_) look_up(replies, n_rows);
+    if (draft_) draft(replies, n_rows);
+    if (!make_room(new_pages(plan))) drop_guesses();
 }
 
 bool BatchLoop::drop_guesses() {
@@ -59,7 +62,7 @@ bool BatchLoop::drop_guesses() {
 
 // Guesses from the replies' own texts. Those that are not computed are kept: it is seen whether they are
 // right, too.
-void BatchLoop::look_up(std::span<Request* const> replies, int n_rows, bool prompts) {
+void BatchLoop::look_up(std::span<Request* const> replies, int n_rows) {
     std::vector<Offer> offers;
     for (Request* r : replies) {
         Guesses& g = r->guesses;
@@ -71,15 +74,16 @@ void BatchLoop::look_up(std::span<Request* const> replies, int n_rows, bool prom
     }
     std::vector<int> counts(offers.size(), 0);
     if (lookup_always_) {
-        for (size_t i = 0; i < counts.size(); ++i) counts[i] = std::min(offers[i].most, kAlwaysLookup);
-    } else if (!prompts) {  // beside prompts no row is cheap
+        const int most = std::min(kAlwaysLookup, rows_for_each(replies.size(), n_rows));
+        for (size_t i = 0; i < counts.size(); ++i) counts[i] = std::min(offers[i].most, most);
+    } else {
         counts = choose_counts(offers, n_rows, static_cast<double>(replies.size()), times_);
     }
     for (size_t i = 0; i < counts.size(); ++i) replies[i]->guesses.n_rows = static_cast<size_t>(counts[i]);
 }
 
 // Guesses of the draft model for the replies that have none from their texts.
-void BatchLoop::draft(std::span<Request* const> replies, int n_rows, bool prompts) {
+void BatchLoop::draft(std::span<Request* const> replies, int n_rows) {
     std::vector<Request*> drafted;
     std::vector<Offer> offers;
     double n_tokens = static_cast<double>(replies.size());
@@ -99,8 +103,8 @@ void BatchLoop::draft(std::span<Request* const> replies, int n_rows, bool prompt
     }
     int n_steps = 0;
     if (draft_tokens_ > 0) {
-        n_steps = draft_tokens_;
-    } else if (!prompts) {
+        n_steps = std::min(draft_tokens_, rows_for_each(drafted.size(), n_rows));
+    } else {
         const int n = static_cast<int>(drafted.size());
         double seconds = draft_->step_seconds(n);
         if (seconds <= 0) {
