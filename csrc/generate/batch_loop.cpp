@@ -48,7 +48,7 @@ BatchLoop::BatchLoop(const GlmModel& model, Backend& backend, const Tokenizer& t
       draft_tokens_(options.draft_tokens) {
     if (draft) {
         const int64_t bytes = budget_ * static_cast<int64_t>(cache_.layout().page_bytes()) / kDraftShare;
-        draft_ = std::make_unique<DraftModel>(*draft, backend, kv, bytes);
+        draft_ = std::make_unique<DraftModel>(*draft, backend, kv, bytes, pace_);
     }
 }
 

@@ -10,9 +10,6 @@
 namespace chatglm {
 namespace {
 
-// Rows of prompts that one call reads, so that it does not hold up the replies that are being written.
-constexpr int kMostRead = 256;
-
 GgufFile open_draft(const std::string& path) {
     try {
         return open_model_file(path);
@@ -55,11 +52,13 @@ DraftFile::DraftFile(const std::string& path, Backend& backend, const Tokenizer&
       n_tokens(check_vocabulary(file, path, tokenizer)),
       model(load_draft(file, backend)) {}
 
-DraftModel::DraftModel(const DraftFile& draft, Backend& backend, DType kv, int64_t cache_bytes)
+DraftModel::DraftModel(const DraftFile& draft, Backend& backend, DType kv, int64_t cache_bytes,
+                       const Pace& pace)
     : draft_(draft),
       cache_(backend, draft.model.kv_layout(kv)),
       prefixes_(cache_, draft.model.config().prefix_length),
-      budget_(cache_bytes / static_cast<int64_t>(cache_.layout().page_bytes())) {}
+      budget_(cache_bytes / static_cast<int64_t>(cache_.layout().page_bytes())),
+      pace_(pace) {}
 
 int DraftModel::pages_for(size_t n_ids) const {
     const int n_slots = draft_.model.config().prefix_length + static_cast<int>(n_ids);
@@ -142,7 +141,7 @@ std::vector<DraftModel::Run> DraftModel::prepare(std::span<const Draft> drafts) 
 void DraftModel::read(std::vector<Run>& runs) {
     const ModelConfig& config = draft_.model.config();
     Batch batch;
-    int left = kMostRead;
+    int left = pace_.limits().mixed;
     std::vector<Run> complete;
     for (const Run& run : runs) {
         State& state = *run.state;
@@ -158,9 +157,16 @@ void DraftModel::read(std::vector<Run>& runs) {
         complete.push_back(run);
     }
     logits_.resize(complete.size() * static_cast<size_t>(config.vocab_size));
-    draft_.model.forward(batch, cache_, logits_.data());
+    pace_.note(batch.size(), batch.size(), forward(batch));
     for (const Run& run : runs) run.state->n_computed = run.state->ids.size();
     runs = std::move(complete);
+}
+
+// Returns the seconds that it took.
+double DraftModel::forward(const Batch& batch) {
+    const auto start = std::chrono::steady_clock::now();
+    draft_.model.forward(batch, cache_, logits_.data());
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
 // Computes the last token of each run.
@@ -172,10 +178,7 @@ void DraftModel::step(std::span<const Run> runs) {
         batch.add(draft_.model.config(), state.ids, n - 1, n, state.sequence);
         batch.wants_logits.back() = 1;
     }
-    const auto start = std::chrono::steady_clock::now();
-    draft_.model.forward(batch, cache_, logits_.data());
-    times_.note(batch.size(),
-                std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    times_.note(batch.size(), forward(batch));
     for (const Run& run : runs) run.state->n_computed = run.state->ids.size();
 }
 

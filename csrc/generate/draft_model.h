@@ -11,6 +11,7 @@
 #include "chatglm/tokenizer.h"
 #include "format/gguf.h"
 #include "generate/prefix_cache.h"
+#include "generate/scheduler.h"
 #include "generate/speculation.h"
 #include "model/glm_model.h"
 
@@ -31,8 +32,9 @@ struct DraftFile {
 // for a draft there is none.
 class DraftModel {
   public:
-    // `cache_bytes` bounds its keys and values. `draft` must outlive it.
-    DraftModel(const DraftFile& draft, Backend& backend, DType kv, int64_t cache_bytes);
+    // `cache_bytes` bounds its keys and values, `pace` the time for which a call reads prompts. `draft` must
+    // outlive it.
+    DraftModel(const DraftFile& draft, Backend& backend, DType kv, int64_t cache_bytes, const Pace& pace);
 
     struct Draft {
         int64_t key;                   // of the reply
@@ -66,6 +68,7 @@ class DraftModel {
     std::vector<Run> prepare(std::span<const Draft> drafts);
     void read(std::vector<Run>& runs);
     void step(std::span<const Run> runs);
+    double forward(const Batch& batch);
     int pages_for(size_t n_ids) const;
 
     const DraftFile& draft_;
@@ -73,6 +76,7 @@ class DraftModel {
     PrefixCache prefixes_;
     const int64_t budget_;  // pages
     std::map<int64_t, State> states_;
+    Pace pace_;
     StepTimes times_;
     std::vector<float> logits_;  // (drafts, vocab_size)
 };

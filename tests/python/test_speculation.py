@@ -93,6 +93,20 @@ def test_the_first_generation_is_guessed_too(first_generation):
     assert stream.usage.accepted_tokens > 0
 
 
+@pytest.mark.parametrize("name", ["chatglm2-6b-ptuning-v2", "glm-4-9b-0414"])
+def test_every_kind_of_model_is_guessed(converted, name):
+    path = converted(name)
+    prompt = [*range(30, 60)] * 2
+    options = {"prompt": prompt, "do_sample": False, "max_new_tokens": 40, "ignore_eos": True}
+    expected = Pipeline(path, prompt_lookup=False).submit(**options).result()
+    pipeline = Pipeline(path, prompt_lookup=True, draft=path, draft_tokens=3)
+    for _ in range(2):  # the second time from the cache
+        stream = pipeline.submit(**options)
+        assert stream.result() == expected
+        assert stream.usage.accepted_tokens > 0
+    assert stream.usage.cached_tokens == len(prompt) - 1
+
+
 def test_formats_hold_with_guesses(model_path):
     pytest.importorskip("llguidance", reason="formats need llguidance")
     options = {"do_sample": False, "max_new_tokens": 40, "regex": "(ab|cd){3,10}"}
