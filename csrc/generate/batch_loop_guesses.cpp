@@ -168,8 +168,7 @@ void BatchLoop::choose_tokens(const std::shared_ptr<Request>& request, std::span
         if (!r.sequence) return;  // it has ended
         const bool right = i < g.tokens.size() && r.ids.back() == g.tokens[i];
         if (i < g.tokens.size()) g.source->note(right);
-        if (i == n_rows) break;
-        if (!right) break;
+        if (i == n_rows || !right) break;
         ++g.n_accepted;
     }
     if (n_rows > 0) cache_.truncate(*r.sequence, model_.config().prefix_length + r.n_computed);
