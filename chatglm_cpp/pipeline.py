@@ -28,7 +28,7 @@ from .sessions import Session, make_session, session_path
 from .stream import Completion, Stream
 from .structured import Constraint, Formats
 from .tokenizer import Tokenizer
-from .tools import ToolLike
+from .tools import ToolLike, to_tools
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -62,6 +62,11 @@ class Pipeline:
             of earlier ones. 0 for 1 GiB or 8192 tokens, whichever is more; then a reply that runs alone may
             use what it needs, else one that could outgrow the memory is refused.
         expected_length: tokens of prompt and reply together that `notes` considers the memory for.
+        prompt_lookup: guess the next tokens of a reply from what followed the last ones earlier in its prompt
+            and text, and check several at once: None when that is faster, True always, False never.
+        draft: a smaller model with the same vocabulary, given as `path` is, that guesses where the text has
+            nothing alike; its keys and values take up to a quarter of cache_memory more.
+        draft_tokens: tokens that it guesses each time, at most 16; 0 for as many as make replies faster.
         verbose: show downloads and conversions on stderr; by default when stderr is a terminal.
 
     Raises:
@@ -85,6 +90,9 @@ class Pipeline:
         max_queue: int = 256,
         cache_memory: int = 0,
         expected_length: int = 2048,
+        prompt_lookup: bool | None = None,
+        draft: str | os.PathLike[str] | None = None,
+        draft_tokens: int = 0,
         num_threads: int | None = None,
         verbose: bool | None = None,
     ) -> None:
@@ -98,7 +106,9 @@ class Pipeline:
         max_queue = as_int("max_queue", max_queue)
         cache_memory = as_int("cache_memory", cache_memory, 2**62)
         expected_length = as_int("expected_length", expected_length)
+        draft_tokens = as_int("draft_tokens", draft_tokens)
         loras = to_loras(lora)
+        draft_path = "" if draft is None else engine_path(find_model(draft, dtype, verbose))
 
         def load(file: str) -> _C.Pipeline:
             return _C.Pipeline(
@@ -112,6 +122,9 @@ class Pipeline:
                 cache_memory=cache_memory,
                 expected_length=expected_length,
                 loras=loras,
+                prompt_lookup=None if prompt_lookup is None else bool(prompt_lookup),
+                draft=draft_path,
+                draft_tokens=draft_tokens,
             )
 
         found = find_model(path, dtype, verbose)

@@ -33,6 +33,8 @@ class Usage:
     dropped_messages: int = 0  # messages of a chat that the prompt had no room for, see Pipeline.chat
     # Of a complete beam search: log-probability of the reply divided by its length^length_penalty.
     beam_score: float | None = None
+    drafted_tokens: int = 0  # tokens guessed ahead and checked, see `prompt_lookup` of Pipeline
+    accepted_tokens: int = 0  # of these, right ones: tokens of the reply that took no step of their own
 
 
 class Completion(str):
@@ -185,6 +187,8 @@ class Stream(Generic[T, Whole], Iterator[T]):
             tokens_per_second=progress.tokens_per_second,
             dropped_messages=self._dropped_messages,
             beam_score=progress.beam_score,
+            drafted_tokens=progress.drafted_tokens,
+            accepted_tokens=progress.accepted_tokens,
         )
 
     def _give(self, piece: T) -> T:

@@ -93,7 +93,9 @@ void bind_generation(py::module_& m) {
         .def_readonly("first_token_seconds", &Progress::first_token_seconds)
         .def_readonly("seconds", &Progress::seconds)
         .def_readonly("tokens_per_second", &Progress::tokens_per_second)
-        .def_readonly("beam_score", &Progress::beam_score);
+        .def_readonly("beam_score", &Progress::beam_score)
+        .def_readonly("drafted_tokens", &Progress::drafted_tokens)
+        .def_readonly("accepted_tokens", &Progress::accepted_tokens);
 
     py::class_<Generation>(m, "Generation", "A reply being generated.")
         .def(

@@ -209,8 +209,12 @@ void bind_pipeline(py::module_& m) {
         .def(py::init([](const std::string& path, int n_threads, const std::string& kv_dtype,
                          int prefill_chunk, double max_pause, int max_sequences, int max_queue,
                          int64_t cache_memory, int expected_length,
-                         const std::vector<std::pair<std::string, float>>& loras) {
+                         const std::vector<std::pair<std::string, float>>& loras,
+                         std::optional<bool> prompt_lookup, const std::string& draft, int draft_tokens) {
                  PipelineOptions options;
+                 options.prompt_lookup = prompt_lookup;
+                 options.draft = draft;
+                 options.draft_tokens = draft_tokens;
                  options.n_threads = n_threads;
                  options.kv_dtype = kv_dtype;
                  options.prefill_chunk = prefill_chunk;
@@ -229,7 +233,9 @@ void bind_pipeline(py::module_& m) {
              py::arg("max_pause") = defaults.max_pause, py::arg("max_sequences") = defaults.max_sequences,
              py::arg("max_queue") = defaults.max_queue, py::arg("cache_memory") = defaults.cache_memory,
              py::arg("expected_length") = defaults.expected_length,
-             py::arg("loras") = std::vector<std::pair<std::string, float>>(), release_gil())
+             py::arg("loras") = std::vector<std::pair<std::string, float>>(),
+             py::arg("prompt_lookup") = defaults.prompt_lookup, py::arg("draft") = defaults.draft,
+             py::arg("draft_tokens") = defaults.draft_tokens, release_gil())
         .def(
             "set_loras",
             [](Pipeline& p, const std::vector<std::pair<std::string, float>>& loras) {

@@ -18,6 +18,9 @@ constexpr int kWorthWaiting = 32;
 constexpr int64_t kDefaultBytes = int64_t{1} << 30;
 constexpr int kDefaultTokens = 8192;
 
+// A draft model has a cache of this part of the model's budget, beside it.
+constexpr int64_t kDraftShare = 4;
+
 int64_t budget_pages(const KvLayout& layout, int64_t cache_memory) {
     const auto page_bytes = static_cast<int64_t>(layout.page_bytes());
     if (cache_memory > 0) return cache_memory / page_bytes;
@@ -42,7 +45,7 @@ int usable_tokens(const ModelConfig& config, const Request& other, const Request
 }  // namespace
 
 BatchLoop::BatchLoop(const GlmModel& model, Backend& backend, const Tokenizer& tokenizer,
-                     const PipelineOptions& options, DType kv)
+                     const PipelineOptions& options, DType kv, const DraftFile* draft)
     : model_(model),
       tokenizer_(tokenizer),
       max_sequences_(options.max_sequences),
@@ -50,7 +53,15 @@ BatchLoop::BatchLoop(const GlmModel& model, Backend& backend, const Tokenizer& t
       prefixes_(cache_, model.config().prefix_length),
       budget_(budget_pages(cache_.layout(), options.cache_memory)),
       most_pages_(options.cache_memory > 0 ? budget_ : -1),
-      pace_(options.prefill_chunk, options.max_pause) {}
+      pace_(options.prefill_chunk, options.max_pause),
+      lookup_allowed_(options.prompt_lookup.value_or(true)),
+      lookup_always_(options.prompt_lookup.value_or(false)),
+      draft_tokens_(options.draft_tokens) {
+    if (draft) {
+        const int64_t bytes = budget_ * static_cast<int64_t>(cache_.layout().page_bytes()) / kDraftShare;
+        draft_ = std::make_unique<DraftModel>(*draft, backend, kv, bytes, pace_);
+    }
+}
 
 int BatchLoop::pages_for(int n_ids) const {
     const int64_t slots = int64_t{model_.config().prefix_length} + n_ids;
@@ -111,7 +122,9 @@ void BatchLoop::step(const std::atomic<bool>& stop) {
         preempt_youngest();
         next = plan();
     }
-    if (!next.empty()) compute(next, stop);
+    if (next.empty()) return;
+    guess(next);
+    compute(next, stop);
 }
 
 void BatchLoop::drop_ended() {
@@ -167,6 +180,7 @@ BatchLoop::Plan BatchLoop::plan() {
     planned_.clear();
     for (const auto& r : running_) {
         if (!r->sequence) continue;
+        r->guesses.drop();
         planned_.push_back(r);
         work.push_back({r->number, r->last_step, r->n_computed, static_cast<int>(r->ids.size()), r->decoding,
                         r->n_first, r->loras.get()});
@@ -179,7 +193,8 @@ int BatchLoop::new_pages(const Plan& plan) const {
     for (const Share& share : plan) {
         const Request& r = *planned_[share.index];
         n += r.beams ? new_pages_of_beams(r)
-                     : pages_for(share.end) - static_cast<int>(cache_.page_ids(*r.sequence).size());
+                     : pages_for(share.end + static_cast<int>(r.guesses.n_rows)) -
+                           static_cast<int>(cache_.page_ids(*r.sequence).size());
     }
     return n;
 }
@@ -201,8 +216,9 @@ void BatchLoop::forward(const Batch& batch, int n_prompt_rows, float* out, const
                         const std::function<bool()>& interrupted, Output output) {
     const auto start = std::chrono::steady_clock::now();
     model_.forward(batch, cache_, out, loras, interrupted, output);
-    pace_.note(n_prompt_rows, batch.size(),
-               std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    pace_.note(n_prompt_rows, batch.size(), seconds);
+    if (n_prompt_rows == 0) times_.note(batch.size(), seconds);
 }
 
 int BatchLoop::compute_logits(std::span<const int32_t> ids, int begin, KvCache::SequenceId sequence,
@@ -259,22 +275,19 @@ void BatchLoop::let_go(KvCache::SequenceId sequence) {
 }
 
 void BatchLoop::compute(const Plan& plan, const std::atomic<bool>& stop) {
-    const ModelConfig& config = model_.config();
-    const auto vocab = static_cast<size_t>(config.vocab_size);
+    const auto vocab = static_cast<size_t>(model_.config().vocab_size);
     Batch batch;
     int n_prompt_rows = 0;
     size_t n_wanted = 0;
     ++n_steps_;
     for (const Share& share : plan) {
         Request& r = *planned_[share.index];
-        const bool complete = share.end == static_cast<int>(r.ids.size());
         if (r.beams) {
             add_beams(r, batch);
+            n_wanted += r.n_rows();
         } else {
-            batch.add(config, r.ids, share.begin, share.end, *r.sequence);
-            batch.wants_logits.back() = complete;
+            n_wanted += add_rows(share, batch);
         }
-        if (complete) n_wanted += r.n_rows();
         if (!r.decoding) n_prompt_rows += share.end - share.begin;
         r.last_step = n_steps_;
     }
@@ -290,7 +303,11 @@ void BatchLoop::compute(const Plan& plan, const std::atomic<bool>& stop) {
     } catch (const Interrupted&) {
         return;
     } catch (const OutOfMemory&) {
-        handle_out_of_memory(std::current_exception());
+        if (drop_guesses()) {
+            compute(plan, stop);
+        } else {
+            handle_out_of_memory(std::current_exception());
+        }
         return;
     } catch (...) {
         for (const Share& share : plan) fail(planned_[share.index], std::current_exception());
@@ -306,7 +323,7 @@ void BatchLoop::compute(const Plan& plan, const std::atomic<bool>& stop) {
             continue;
         }
         r->decoding = true;
-        const size_t n_logits = r->n_rows() * vocab;
+        const size_t n_logits = (r->n_rows() + r->guesses.n_rows) * vocab;
         choose(r, rest.first(n_logits));
         rest = rest.subspan(n_logits);
     }
@@ -316,7 +333,7 @@ void BatchLoop::choose(const std::shared_ptr<Request>& request, std::span<float>
     if (request->config.num_beams > 1) {
         choose_beams(request, logits);
     } else {
-        choose_token(request, logits);
+        choose_tokens(request, logits);
     }
 }
 
@@ -415,6 +432,7 @@ void BatchLoop::fail(const std::shared_ptr<Request>& request, std::exception_ptr
 }
 
 void BatchLoop::remove(const std::shared_ptr<Request>& request) {
+    if (draft_) draft_->forget(request->number);
     ended_.push_back(request);
     std::erase(running_, ended_.back());
 }

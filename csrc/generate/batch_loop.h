@@ -12,9 +12,11 @@
 
 #include "chatglm/pipeline.h"
 #include "generate/embedding_job.h"
+#include "generate/draft_model.h"
 #include "generate/prefix_cache.h"
 #include "generate/request.h"
 #include "generate/scheduler.h"
+#include "generate/speculation.h"
 #include "model/glm_model.h"
 
 namespace chatglm {
@@ -24,7 +26,7 @@ namespace chatglm {
 class BatchLoop {
   public:
     BatchLoop(const GlmModel& model, Backend& backend, const Tokenizer& tokenizer,
-              const PipelineOptions& options, DType kv);
+              const PipelineOptions& options, DType kv, const DraftFile* draft = nullptr);
 
     // Whether another reply can begin beside those that run.
     bool has_room_for(const Request& request) const;
@@ -103,6 +105,12 @@ class BatchLoop {
     void finish_beams(const std::shared_ptr<Request>& request, FinishReason reason);
     void drop_beams(Request& request);
 
+    void guess(const Plan& plan);
+    bool drop_guesses();
+    void look_up(std::span<Request* const> replies, int n_rows);
+    void draft(std::span<Request* const> replies, int n_rows);
+    size_t add_rows(const Share& share, Batch& batch);
+    void choose_tokens(const std::shared_ptr<Request>& request, std::span<float> logits);
     void handle_out_of_memory(const std::exception_ptr& error);
     void preempt_youngest();
     void free_pages(Request& request, bool keep);
@@ -121,6 +129,10 @@ class BatchLoop {
     int64_t budget_;            // pages; less than the user's when the system has no more
     const int64_t most_pages_;  // the user's, or -1
     Pace pace_;
+    const bool lookup_allowed_, lookup_always_;
+    const int draft_tokens_;  // 0: as many as pay
+    StepTimes times_;         // of steps without prompts
+    std::unique_ptr<DraftModel> draft_;
     int64_t n_added_ = 0, n_steps_ = 0;
     std::vector<std::shared_ptr<Request>> running_, preempted_;
     std::vector<std::shared_ptr<Request>> ended_;    // not running any more, until their outboxes know

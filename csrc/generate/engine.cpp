@@ -21,11 +21,11 @@ thread_local const Engine* engine_of_thread = nullptr;
 }  // namespace
 
 Engine::Engine(const GlmModel& model, Backend& backend, const Tokenizer& tokenizer,
-               const PipelineOptions& options, DType kv)
+               const PipelineOptions& options, DType kv, const DraftFile* draft)
     : n_threads_(backend.n_threads()),
       max_sequences_(options.max_sequences),
       max_queue_(options.max_queue),
-      loop_(model, backend, tokenizer, options, kv),
+      loop_(model, backend, tokenizer, options, kv, draft),
       page_bytes_(static_cast<int64_t>(loop_.cache().layout().page_bytes())) {}
 
 Engine::~Engine() {

@@ -23,7 +23,7 @@ class Engine {
   public:
     // All that is referred to must outlive the engine.
     Engine(const GlmModel& model, Backend& backend, const Tokenizer& tokenizer,
-           const PipelineOptions& options, DType kv);
+           const PipelineOptions& options, DType kv, const DraftFile* draft = nullptr);
     ~Engine();
     Engine(const Engine&) = delete;
     Engine& operator=(const Engine&) = delete;

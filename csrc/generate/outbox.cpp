@@ -68,6 +68,13 @@ void Outbox::put_all(std::span<const int32_t> tokens, float beam_score, FinishRe
     });
 }
 
+void Outbox::note_guesses(int n_drafted, int n_accepted) {
+    change([&] {
+        progress_.drafted_tokens = n_drafted;
+        progress_.accepted_tokens = n_accepted;
+    });
+}
+
 void Outbox::end(FinishReason finish) {
     change([&] { finish_locked(finish); });
 }

@@ -28,6 +28,7 @@ class Outbox {
     void put(int32_t token, FinishReason finish, const std::optional<TokenLogprobs>& logprobs = {});
     // A whole reply of a beam search.
     void put_all(std::span<const int32_t> tokens, float beam_score, FinishReason finish);
+    void note_guesses(int n_drafted, int n_accepted);
     void end(FinishReason finish);
     void fail(std::exception_ptr error);
 

@@ -23,6 +23,7 @@ namespace {
 // Tokens of a prompt that may be computed at once; their activations need memory.
 constexpr int kMaxChunk = 1 << 16;
 constexpr int kMaxRequests = 1 << 16;
+constexpr int kMaxDraftTokens = 16;
 
 const PipelineOptions& checked(const PipelineOptions& options) {
     const auto require = [](bool ok, const char* name, const auto& value, const std::string& range) {
@@ -39,6 +40,7 @@ const PipelineOptions& checked(const PipelineOptions& options) {
     between("prefill_chunk", options.prefill_chunk, 1, kMaxChunk);
     between("max_sequences", options.max_sequences, 1, kMaxRequests);
     between("max_queue", options.max_queue, 0, kMaxRequests);
+    between("draft_tokens", options.draft_tokens, 0, kMaxDraftTokens, " (choose)");
     require(options.max_pause > 0 && std::isfinite(options.max_pause), "max_pause", options.max_pause,
             "a positive number of seconds");
     require(options.cache_memory >= 0, "cache_memory", options.cache_memory,
@@ -72,6 +74,8 @@ struct Pipeline::Shared {
           backend(make_cpu_backend(options.n_threads)),
           memory(note_of_memory(file, kv, options)),
           model(file, *backend),
+          draft(options.draft.empty() ? nullptr
+                                      : std::make_unique<DraftFile>(options.draft, *backend, *tokenizer)),
           loras(choose_loras(options.loras, model.config(), *backend)),
           engine_(make_engine()) {
         if (memory.empty()) read_ahead();
@@ -104,6 +108,7 @@ struct Pipeline::Shared {
     std::unique_ptr<Backend> backend;
     std::string memory;  // a note of what was free before the model took its share
     GlmModel model;
+    std::unique_ptr<DraftFile> draft;
 
     std::mutex loras_mutex;
     std::shared_ptr<const LoraChoice> loras;
@@ -146,7 +151,7 @@ struct Pipeline::Shared {
 
   private:
     Engine* make_engine() {
-        owner_ = std::make_unique<Engine>(model, *backend, *tokenizer, options, kv);
+        owner_ = std::make_unique<Engine>(model, *backend, *tokenizer, options, kv, draft.get());
         return owner_.get();
     }
 

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "generate/beam_search.h"
+#include "generate/guesses.h"
 #include "generate/lora_choice.h"
 #include "generate/outbox.h"
 #include "generate/sampler.h"
@@ -58,6 +59,7 @@ struct Request {
 
     std::vector<int32_t> ids;  // the prompt, then the reply
     Sampler sampler;
+    Guesses guesses;
     int64_t number = 0;                           // order of arrival
     int64_t last_step = 0;                        // that it had rows in
     std::optional<KvCache::SequenceId> sequence;  // once its computation has begun

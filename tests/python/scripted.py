@@ -56,6 +56,8 @@ class ScriptedGeneration:
             seconds=0.0,
             tokens_per_second=0.0,
             beam_score=None,
+            drafted_tokens=0,
+            accepted_tokens=0,
         )
 
 

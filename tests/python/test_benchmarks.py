@@ -90,3 +90,13 @@ def test_users_prints_a_row_for_each_number_of_users(model_path: Path, tmp_path:
     assert result.returncode == 0, result.stderr
     assert [line.split()[0] for line in result.stdout.splitlines()] == ["users", "1", "3"]
     assert [r["users"] for r in json.loads(target.read_text(encoding="utf-8"))] == [1, 3]
+
+
+def test_speculation_compares_each_workload_with_and_without_guesses(model_path: Path):
+    result = run(
+        "speculation.py", model_path, "--rounds", "1", "--tokens", "8", "--workloads", "repeat,users"
+    )
+    assert result.returncode == 0, result.stderr
+    assert [line.split()[0] for line in result.stdout.splitlines()] == ["workload", "repeat", "users"]
+    result = run("speculation.py", model_path, "--workloads", "none")
+    assert result.returncode == 2 and "no workload 'none'" in result.stderr

@@ -40,6 +40,13 @@ struct PipelineOptions {
     // Bytes for keys and values: those of running replies, and of earlier ones for as long as there is room.
     // 0: 1 GiB or 8192 tokens, whichever is more; a reply that runs alone may then use whatever it needs.
     int64_t cache_memory = 0;
+    // Guess the next tokens of a reply from what followed the last ones earlier in its prompt and text, and
+    // check several in one step: when that pays, always (true), or never.
+    std::optional<bool> prompt_lookup = std::nullopt;
+    // A smaller model (GGUF file) with the same vocabulary that guesses where the text itself gives none;
+    // empty for none. Its keys and values take up to a quarter of the bytes of the model's, in addition.
+    std::string draft = {};
+    int draft_tokens = 0;  // that it guesses each time; 0: as many as pay
 };
 
 struct PipelineStats {

@@ -286,6 +286,11 @@ TEST_CASE("soak: random requests from many threads with random ends lose no page
     options.cache_memory = kBudget;
     options.prefill_chunk = 48;
     options.n_threads = 2;
+    options.prompt_lookup = true;
+    options.draft = model.file.path();
+    options.draft_tokens = 3;
+    PipelineOptions without_guesses;
+    without_guesses.prompt_lookup = false;
 
     // Prompts that share beginnings, and their replies computed alone.
     std::mt19937 random(3);
@@ -300,12 +305,12 @@ TEST_CASE("soak: random requests from many threads with random ends lose no page
         const size_t n = 1 + random() % 200;
         for (size_t k = 0; k < n; ++k) prompt.push_back(static_cast<int32_t>(3 + random() % 150));
         prompts.push_back(prompt);
-        Pipeline alone(model.file.path());
+        Pipeline alone(model.file.path(), without_guesses);
         replies.push_back(finish(*alone.start(prompt, greedy(60))));
     }
 
     Pipeline pipeline(model.file.path(), options);
-    std::atomic<int> next{0}, n_busy{0}, n_cancelled{0}, n_wrong{0}, n_complete{0};
+    std::atomic<int> next{0}, n_busy{0}, n_cancelled{0}, n_wrong{0}, n_complete{0}, n_accepted{0};
     const auto work = [&](unsigned seed) {
         std::mt19937 dice(seed);
         while (next.fetch_add(1) < n_requests) {
@@ -337,6 +342,7 @@ TEST_CASE("soak: random requests from many threads with random ends lose no page
             } else {
                 ++n_cancelled;
             }
+            n_accepted += reply->progress().accepted_tokens;
             if (dice() % 2) reply->cancel();
         }
     };
@@ -352,6 +358,7 @@ TEST_CASE("soak: random requests from many threads with random ends lose no page
     CHECK(n_wrong == 0);
     CHECK(n_complete > 0);
     CHECK(n_cancelled > 0);
+    CHECK(n_accepted > 0);
     CHECK(stats.running == 0);
     CHECK(stats.waiting == 0);
     CHECK(stats.used_bytes == 0);

@@ -24,10 +24,11 @@ struct TinyModel {
     bool tied = false;
     std::string chat_template = {};
     std::map<int, std::string> pieces = {};  // what tokens spell instead of letters and numbers
+    unsigned seed = 7;
     int vocab = 160, hidden = 64, layers = 3, heads = 4, kv_heads = 2, head_dim = 32, ffn = 96;
 
     std::string build() const {
-        std::mt19937 random(7);
+        std::mt19937 random(seed);
         const int q = heads * head_dim, kv = kv_heads * head_dim;
         struct Entry {
             std::string name;
