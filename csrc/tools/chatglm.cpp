@@ -134,7 +134,10 @@ std::vector<Option> options_of(Settings& s) {
              s.pipeline.loras.push_back(
                  {value.substr(colon + 1), parse_float("--lora_scaled", value.substr(0, colon))});
          }},
-        {{"--kv_dtype"}, "f16|f32", "type of the cache (f16)", text(s.pipeline.kv_dtype)},
+        {{"--kv_dtype"},
+         "f16|q8_0|f32",
+         "type of the cache (f16); q8_0 takes half the memory",
+         text(s.pipeline.kv_dtype)},
         {{"--sync"}, "", "print a reply when it is complete", flag(s.sync)},
         {{"-v", "--verbose"}, "", "say on stderr what is loaded and how fast it is", flag(s.verbose)},
         {{"--version"}, "", "print the version and exit", flag(s.version)},
