@@ -90,3 +90,13 @@ def test_users_prints_a_row_for_each_number_of_users(model_path: Path, tmp_path:
     assert result.returncode == 0, result.stderr
     assert [line.split()[0] for line in result.stdout.splitlines()] == ["users", "1", "3"]
     assert [r["users"] for r in json.loads(target.read_text(encoding="utf-8"))] == [1, 3]
+
+
+def test_cache_types_are_measured_in_turn(model_path: Path):
+    result = run("cache_types.py", model_path, "--depths", "0,3", "--tokens", "2", "--rounds", "2")
+    assert result.returncode == 0, result.stderr
+    rows = [line.split()[:3] for line in result.stdout.splitlines()[1:]]
+    assert rows == [["depth", depth, kind] for depth in ("0", "3") for kind in ("f16", "q8_0")]
+    refused = run("cache_types.py", model_path, "--types", "q9")
+    assert refused.returncode == 1
+    assert "'q9'" in refused.stderr
