@@ -3,9 +3,9 @@
     python benchmarks/random_model.py chatglm2-6b q4_0 part.gguf --layers 4
     python benchmarks/cache_types.py part.gguf --depths 0,4096,16384 --threads 2 --rounds 9
 
-Every round measures all types one after another, at each depth. Printed are milliseconds a token, the median
-of the rounds and in brackets the best, and how many times faster than the first type each is: the median of the
-rounds' ratios, which compare neighbours in time.
+Every round measures all types one after another, at each depth. Printed are milliseconds a token: the median
+of the rounds and in brackets the best. Then how many times faster than the first type each is: the median of
+the ratios of the rounds, which compare neighbours in time.
 """
 
 from __future__ import annotations
