@@ -100,6 +100,9 @@ double attend_seconds(const Kernels& k, DType type, const uint8_t* pages, int64_
     const int64_t bytes = row_bytes(type, int64_t{kMaxTile} * kHeadDim);
     std::vector<float> q(static_cast<size_t>(n_queries * kHeadDim), 0.01f), acc(q.size());
     std::vector<float> m(static_cast<size_t>(n_queries)), l(m.size());
+    std::vector<int8_t> q8(q.size());
+    std::vector<float> scales(q.size() / kBlockSize), sums(scales.size());
+    k.quantize_row(q.data(), static_cast<int64_t>(q.size()), q8.data(), scales.data(), sums.data());
     std::vector<const float*> q_rows;
     std::vector<float*> acc_rows;
     for (int i = 0; i < n_queries; ++i) {
@@ -112,6 +115,7 @@ double attend_seconds(const Kernels& k, DType type, const uint8_t* pages, int64_
     tile.head_dim = kHeadDim;
     tile.n_queries = n_queries;
     tile.q = q_rows.data();
+    tile.xq = {q8.data(), scales.data(), sums.data(), kHeadDim};
     tile.n_visible = n_visible.data();
     tile.scale = 0.1f;
     tile.m = m.data();
@@ -126,27 +130,23 @@ double attend_seconds(const Kernels& k, DType type, const uint8_t* pages, int64_
             tile.next_k = pages + 2 * next * bytes;
             tile.next_v = pages + (2 * next + 1) * bytes;
             tile.next_bytes = bytes;
-            (type == DType::f16 ? k.attend_f16 : k.attend_f32)(tile);
+            k.attend(type)(tile);
         }
     });
 }
 
 void print_attention(const Kernels& k, std::vector<uint64_t>& buffer) {
     auto* pages = reinterpret_cast<uint8_t*>(buffer.data());
-    std::printf("%-10s %-7s %10s %10s %10s   GMAC/s of queries at once\n", k.name, "attend", "x16", "x32",
-                "x16 memory");
-    for (const DType type : {DType::f16, DType::f32}) {
+    std::printf("%-10s %-7s %10s %10s %10s %10s   GMAC/s of queries at once\n", k.name, "attend", "x16",
+                "x32", "x16 memory", "x1 memory");
+    for (const DType type : {DType::f16, DType::q8_0, DType::f32}) {
         std::vector<float> row(kCols, 0.02f);
         const int64_t bytes = row_bytes(type, kCols);
         for (int64_t at = 0; at + bytes <= kBufferBytes; at += bytes) {
-            if (type == DType::f16) {
-                k.f32_to_f16(row.data(), reinterpret_cast<uint16_t*>(pages + at), kCols);
-            } else {
-                std::memcpy(pages + at, row.data(), static_cast<size_t>(bytes));
-            }
+            quantize_row(type, row.data(), pages + at, kCols);
         }
         const int64_t page_bytes = 2 * row_bytes(type, int64_t{kMaxTile} * kHeadDim);
-        std::printf("%-10s %-7s", "", type == DType::f16 ? "f16" : "f32");
+        std::printf("%-10s %-7s", "", dtype_info(type).name);
         const int64_t resident = 131072 / page_bytes, all = kBufferBytes / page_bytes;
         const auto print = [&](int64_t n_pages, int n_queries) {
             const double s = attend_seconds(k, type, pages, n_pages, n_queries);
@@ -157,6 +157,7 @@ void print_attention(const Kernels& k, std::vector<uint64_t>& buffer) {
         print(resident, 16);
         print(resident, 32);
         print(all, 16);
+        print(all, 1);
         std::printf("\n");
     }
 }

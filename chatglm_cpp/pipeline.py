@@ -51,7 +51,8 @@ class Pipeline:
             for caches); or None for the small model that comes with the package.
         dtype: type of the matrices when something is converted: f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0.
             By default q4_0 for a checkpoint, and the types that an older file has.
-        kv_dtype: type of the cache of keys and values, "f16" or "f32".
+        kv_dtype: type of the cache of keys and values: "f16"; "q8_0" for half the memory and faster long
+            contexts, a little less exact; or "f32".
         n_threads: threads to compute with, 0 for one per fast physical core. `num_threads` is the same.
         lora: a LoRA adapter (GGUF) to use, several of them, or {path: scale}; see set_lora.
         prefill_chunk: most tokens of prompts computed at once; less means less memory.

@@ -69,7 +69,7 @@ def add_parser(commands: Any) -> None:
         "--kv-dtype",
         type=lambda text: text.split(","),
         default=["f16"],
-        metavar="f16,f32",
+        metavar="f16,q8_0,f32",
         help="types of the cache (default: f16)",
     )
     sizes.add_argument(

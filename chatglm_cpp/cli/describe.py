@@ -13,23 +13,29 @@ from .. import _C
 from ..model_file import DEFAULT_DTYPE, engine_path, is_old_model
 
 CONTEXT = 2048  # tokens that the memory is stated for by default: the default max_length
-CACHE_ELEMENT_BYTES = 2  # f16, the default kv_dtype
+# Elements and bytes of a block of each type of the cache; a head's row is filled up to whole blocks.
+CACHE_BLOCKS = {"f16": (1, 2), "q8_0": (32, 34), "f32": (1, 4)}
 
 _INT64_MAX = 2**63 - 1
 
 ADDITIONS = ("LoRA adapter", "P-Tuning prefix")  # kinds that are no models themselves
 
 
-def describe(path: Path, dtype: str | None = None, context: int = CONTEXT) -> dict[str, Any]:
+def describe(
+    path: Path, dtype: str | None = None, context: int = CONTEXT, kv_dtype: str = "f16"
+) -> dict[str, Any]:
     """What is at `path`: "kind" says which of the other keys there are. `dtype` is what a checkpoint or an
-    older file would be converted to; None is the default. The memory is stated for `context` tokens.
+    older file would be converted to; None is the default. The memory is stated for `context` tokens in a
+    cache of the type `kv_dtype`.
 
     Raises:
         FileNotFoundError: there is nothing at `path`, or it is a folder without a checkpoint.
         Error, ValueError: it is damaged, or nothing that is known.
     """
     described = _describe(path, dtype)
-    return described if described["kind"] in ADDITIONS else {**described, **_memory(described, context)}
+    if described["kind"] in ADDITIONS:
+        return described
+    return {**described, **_memory(described, context, kv_dtype)}
 
 
 def _describe(path: Path, dtype: str | None) -> dict[str, Any]:
@@ -231,11 +237,12 @@ def _describe_model(path: Path, model: Any, converts_to: str) -> dict[str, Any]:
     }
 
 
-def _memory(described: dict[str, Any], context: int) -> dict[str, Any]:
+def _memory(described: dict[str, Any], context: int, kv_dtype: str) -> dict[str, Any]:
     """What the cache of `context` tokens takes where the sizes tell, and what this machine has for it all."""
     needed = [described[key] for key in ("layers", "kv_heads", "head_dim")]
     state = _C.memory_state()
     memory: dict[str, Any] = {
+        "cache_type": kv_dtype,
         "cache_tokens": context,
         "cache_bytes": None,
         "machine_bytes": state["total"] or None,
@@ -243,9 +250,10 @@ def _memory(described: dict[str, Any], context: int) -> dict[str, Any]:
         "memory_note": None,
     }
     if all(isinstance(n, int) and n > 0 for n in needed):
-        memory["cache_bytes"] = cache = (
-            2 * math.prod(needed) * context * CACHE_ELEMENT_BYTES
-        )  # keys and values
+        layers, kv_heads, head_dim = needed
+        block, block_bytes = CACHE_BLOCKS[kv_dtype]
+        rows = 2 * layers * kv_heads * context  # keys and values
+        memory["cache_bytes"] = cache = rows * -(-head_dim // block) * block_bytes
         total = described.get("memory_bytes", described["weight_bytes"]) + cache
         memory["memory_note"] = _C.memory_note(min(total, _INT64_MAX), context) or None
     return memory

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..model_file import DEFAULT_DTYPE, DTYPES
-from .describe import ADDITIONS, CONTEXT, describe
+from .describe import ADDITIONS, CACHE_BLOCKS, CONTEXT, describe
 from .terminal import format_bytes, format_count, printable
 
 
@@ -35,6 +35,10 @@ def add_parser(commands: Any) -> None:
         "-l", "--max_length", "--max-length", type=tokens, default=CONTEXT, metavar="N",
         help="tokens of prompt and reply together that the memory is stated for (default: %(default)s)",
     )  # fmt: skip
+    parser.add_argument(
+        "--kv_dtype", "--kv-dtype", choices=tuple(CACHE_BLOCKS), default="f16",
+        help="type of the cache that the memory is stated for (default: %(default)s)",
+    )  # fmt: skip
     parser.set_defaults(run=run)
 
 
@@ -45,7 +49,7 @@ def tokens(text: str) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    described = describe(args.path, args.dtype, args.max_length)
+    described = describe(args.path, args.dtype, args.max_length, args.kv_dtype)
     tensors = described.pop("tensors")
     if args.json:
         if args.tensors:
@@ -96,7 +100,7 @@ def format_description(d: dict[str, Any]) -> str:
             (
                 "memory",
                 f"{format_bytes(total)} for {d['cache_tokens']} tokens: weights {format_bytes(weights)}, "
-                f"cache {format_bytes(d['cache_bytes'])}",
+                f"cache ({d['cache_type']}) {format_bytes(d['cache_bytes'])}",
             )
         )
         if d["machine_bytes"] and d["free_bytes"]:

@@ -32,8 +32,8 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "types that it has for a file of chatglm.cpp)",
     )
     group.add_argument(
-        "--kv_dtype", "--kv-dtype", choices=("f16", "f32"), default="f16",
-        help="type of the cache (default: %(default)s)",
+        "--kv_dtype", "--kv-dtype", choices=("f16", "q8_0", "f32"), default="f16",
+        help="type of the cache of keys and values; q8_0 takes half the memory (default: %(default)s)",
     )  # fmt: skip
     group.add_argument(
         "--lora",

@@ -42,15 +42,19 @@ struct RopeAngles {
 };
 
 // A page holds `page_size` positions of every layer: per layer K (n_kv_heads, page_size, head_dim), then V
-// alike.
+// alike. With a type of blocks, every head's row is filled up with zeros to whole blocks.
 struct KvLayout {
-    DType type = DType::f16;
+    DType type = DType::f16;  // f32, f16 or q8_0
     int page_size = 64;
     int n_layers = 0;
     int n_kv_heads = 0;
     int head_dim = 0;
 
-    size_t head_bytes() const { return static_cast<size_t>(row_bytes(type, int64_t{page_size} * head_dim)); }
+    int64_t row_size() const {  // elements of one position of one head
+        const int64_t block = dtype_info(type).block_size;
+        return (head_dim + block - 1) / block * block;
+    }
+    size_t head_bytes() const { return static_cast<size_t>(row_bytes(type, page_size * row_size())); }
     size_t layer_bytes() const { return 2 * head_bytes() * static_cast<size_t>(n_kv_heads); }
     size_t page_bytes() const { return layer_bytes() * static_cast<size_t>(n_layers); }
 };

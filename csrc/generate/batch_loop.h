@@ -11,8 +11,8 @@
 #include <vector>
 
 #include "chatglm/pipeline.h"
-#include "generate/embedding_job.h"
 #include "generate/draft_model.h"
+#include "generate/embedding_job.h"
 #include "generate/prefix_cache.h"
 #include "generate/request.h"
 #include "generate/scheduler.h"

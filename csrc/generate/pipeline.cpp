@@ -12,6 +12,7 @@
 #include "generate/engine.h"
 #include "generate/session_task.h"
 #include "model/glm_model.h"
+#include "model/kv_cache.h"
 #include "model/load_config.h"
 #include "model/memory_need.h"
 #include "model/model_file.h"
@@ -48,12 +49,6 @@ const PipelineOptions& checked(const PipelineOptions& options) {
     return options;
 }
 
-DType kv_type(const std::string& name) {
-    if (name == "f16") return DType::f16;
-    if (name == "f32") return DType::f32;
-    throw InvalidArgument("kv_dtype is '" + name + "'; the cache can be 'f16' or 'f32'.");
-}
-
 // That the memory is short for the model and the context that is expected; usually empty.
 std::string note_of_memory(const GgufFile& file, DType kv, const PipelineOptions& options) {
     const ModelConfig config = load_config(file);
@@ -68,7 +63,7 @@ std::string note_of_memory(const GgufFile& file, DType kv, const PipelineOptions
 struct Pipeline::Shared {
     Shared(const std::string& path, const PipelineOptions& options_in)
         : options(checked(options_in)),
-          kv(kv_type(options.kv_dtype)),
+          kv(cache_type(options.kv_dtype)),
           file(open_model_file(path)),
           tokenizer(Tokenizer::from_gguf(file)),
           backend(make_cpu_backend(options.n_threads)),

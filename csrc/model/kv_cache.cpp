@@ -7,6 +7,17 @@
 
 namespace chatglm {
 
+DType cache_type(const std::string& name) {
+    std::string known;
+    for (const DType type : kCacheTypes) {
+        const std::string known_name = dtype_info(type).name;
+        if (name == known_name) return type;
+        known += (known.empty() ? "'" : ", '") + known_name + "'";
+    }
+    throw InvalidArgument("kv_dtype, the type of the cache, is '" + name + "'; it can be one of " + known +
+                          ".");
+}
+
 const KvCache::Sequence& KvCache::find(SequenceId sequence) const {
     const auto found = sequences_.find(sequence);
     if (found == sequences_.end()) {

@@ -4,11 +4,18 @@
 #include <cstdint>
 #include <map>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "backend/backend.h"
 
 namespace chatglm {
+
+// Types that a cache can have, by their names: "f16", "q8_0", "f32".
+inline constexpr DType kCacheTypes[] = {DType::f16, DType::q8_0, DType::f32};
+
+// Throws InvalidArgument, naming the types there are.
+DType cache_type(const std::string& name);
 
 class KvCache {
   public:

@@ -51,7 +51,7 @@ std::vector<Option> options_of(Settings& s) {
          integers("--batches", b.batches)},
         {{"-t", "--threads"}, "N,...", "threads (one per physical core)", integers("--threads", b.threads)},
         {{"--kv_dtype"},
-         "f16,f32",
+         "f16,q8_0,f32",
          "types of the cache (f16)",
          [&b](const std::string& value) { b.kv_dtypes = parse_list(value); }},
         {{"-r", "--repetitions"},

@@ -70,7 +70,7 @@ def run(*args: object) -> tuple[int, str, str]:
 @pytest.fixture(scope="module")
 def report(model_path: Path) -> dict:
     """One report over lists of everything."""
-    lists = ["-p", "3,70", "-n", "2", "-d", "0,5", "-b", "1,2", "-t", "1,2", "--kv-dtype", "f16,f32"]
+    lists = ["-p", "3,70", "-n", "2", "-d", "0,5", "-b", "1,2", "-t", "1,2", "--kv-dtype", "f16,q8_0,f32"]
     status, out, err = run("-m", model_path, *lists, "-r", "2", "-o", "json")
     assert (status, err) == (0, "")
     return json.loads(out)
@@ -83,7 +83,7 @@ def test_lists_give_every_combination(report: dict):
     expected = [
         (threads, kv_dtype, depth, *test)
         for threads in (1, 2)
-        for kv_dtype in ("f16", "f32")
+        for kv_dtype in ("f16", "q8_0", "f32")
         for depth in (0, 5)
         for test in tests
     ]
@@ -146,7 +146,7 @@ def test_prompts_or_replies_can_be_left_out(model_path: Path):
         (["-t", "5000"], ["threads", "512"]),
         (["-r", "0"], ["repetitions"]),
         (["-r", "9" * 30], ["too large"]),
-        (["--kv-dtype", "q9"], ["q9", "f32"]),
+        (["--kv-dtype", "q9"], ["q9", "f16", "q8_0", "f32"]),
         (["-m", "nowhere.gguf"], ["nowhere.gguf"]),
         (["-o", "xml"], ["xml", "json"]),
         (["--random", "gpt-2"], ["gpt-2", "chatglm2-6b"]),

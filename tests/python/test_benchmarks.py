@@ -100,3 +100,13 @@ def test_speculation_compares_each_workload_with_and_without_guesses(model_path:
     assert [line.split()[0] for line in result.stdout.splitlines()] == ["workload", "repeat", "users"]
     result = run("speculation.py", model_path, "--workloads", "none")
     assert result.returncode == 2 and "no workload 'none'" in result.stderr
+
+
+def test_cache_types_are_measured_in_turn(model_path: Path):
+    result = run("cache_types.py", model_path, "--depths", "0,3", "--tokens", "2", "--rounds", "2")
+    assert result.returncode == 0, result.stderr
+    rows = [line.split()[:3] for line in result.stdout.splitlines()[1:]]
+    assert rows == [["depth", depth, kind] for depth in ("0", "3") for kind in ("f16", "q8_0")]
+    refused = run("cache_types.py", model_path, "--types", "q9")
+    assert refused.returncode == 1
+    assert "'q9'" in refused.stderr

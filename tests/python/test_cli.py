@@ -277,6 +277,9 @@ def test_info_of_a_file(model_path: Path, shared_pipeline: Pipeline):
     assert described["layers"] == config.num_hidden_layers
     cache = 2 * 2 * config.num_hidden_layers * config.num_kv_heads * config.head_dim * 2048
     assert described["cache_bytes"] == cache
+    in_blocks = json.loads(run("info", model_path, "--json", "--kv-dtype", "q8_0").stdout)["cache_bytes"]
+    blocks = -(-config.head_dim // 32)
+    assert in_blocks == 2 * 34 * blocks * config.num_hidden_layers * config.num_kv_heads * 2048
     assert sum(t["bytes"] for t in described["tensors"]) == described["weight_bytes"]
     listed = run("info", model_path, "--tensors").stdout.decode()
     assert all(t["name"] in listed for t in described["tensors"])

@@ -276,6 +276,8 @@ def test_a_pipeline_refuses_wrong_settings(model_path):
         (name,) = options
         with pytest.raises(InvalidArgument, match=name.replace("num_", "n_")):
             Pipeline(model_path, **options)
+    with pytest.raises(InvalidArgument, match="'q9'; it can be one of 'f16', 'q8_0', 'f32'"):
+        Pipeline(model_path, kv_dtype="q9")
     with pytest.raises(ValueError, match="dtype is 'q3'"):
         Pipeline(model_path, dtype="q3")
 

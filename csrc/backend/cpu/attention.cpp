@@ -5,6 +5,8 @@
 #include <cstring>
 #include <limits>
 
+#include "core/half.h"
+
 namespace chatglm::cpu {
 namespace {
 
@@ -54,9 +56,45 @@ struct PagedAttention::Job {
     int n_heads;
 };
 
+void PagedAttention::QuantizedCopy::resize(int n_rows, int64_t n_cols) {
+    n_cols_ = n_cols;
+    const auto n = static_cast<size_t>(n_rows * n_cols);
+    q.resize(n);
+    d.resize(n / kBlockSize);
+    s.resize(n / kBlockSize);
+}
+
+// Row `row` = x (n,).
+void PagedAttention::QuantizedCopy::set(const Kernels& kernels, int row, const float* x, int n) {
+    if (n < n_cols_) {
+        padded.assign(static_cast<size_t>(n_cols_), 0.0f);
+        std::copy_n(x, n, padded.begin());
+        x = padded.data();
+    }
+    const int64_t block = row * n_cols_ / kBlockSize;
+    kernels.quantize_row(x, n_cols_, q.data() + block * kBlockSize, d.data() + block, s.data() + block);
+}
+
+void PagedAttention::store_row(const KvLayout& layout, const float* source, uint8_t* target) {
+    if (layout.type == DType::f32) {
+        std::memcpy(target, source, static_cast<size_t>(layout.head_dim) * sizeof(float));
+    } else if (layout.type == DType::f16) {
+        kernels_.f32_to_f16(source, reinterpret_cast<uint16_t*>(target), layout.head_dim);
+    } else {
+        stored_.resize(1, layout.row_size());
+        stored_.set(kernels_, 0, source, layout.head_dim);
+        for (size_t b = 0; b < stored_.d.size(); ++b) {
+            BlockQ8_0 block;
+            block.d = float_to_half(stored_.d[b]);
+            std::memcpy(block.qs, stored_.q.data() + b * kBlockSize, kBlockSize);
+            std::memcpy(target + b * sizeof block, &block, sizeof block);
+        }
+    }
+}
+
 void PagedAttention::store(const KvLayout& layout, int layer, const AttentionBatch& batch, const float* k,
                            const float* v, int64_t stride) {
-    const int64_t element = row_bytes(layout.type, 1);
+    const int64_t row_bytes = chatglm::row_bytes(layout.type, layout.row_size());
     for (const SequenceRows& sequence : batch.sequences) {
         for (int row = sequence.row_begin; row < sequence.row_end; ++row) {
             const int slot = batch.slots[static_cast<size_t>(row)];
@@ -68,12 +106,8 @@ void PagedAttention::store(const KvLayout& layout, int layer, const AttentionBat
                         ? k + row * stride + int64_t{head} * layout.head_dim
                         : v + row * stride + int64_t{head - layout.n_kv_heads} * layout.head_dim;
                 uint8_t* target = page + static_cast<size_t>(head) * layout.head_bytes() +
-                                  int64_t{slot % layout.page_size} * layout.head_dim * element;
-                if (layout.type == DType::f32) {
-                    std::memcpy(target, source, static_cast<size_t>(layout.head_dim) * sizeof(float));
-                } else {
-                    kernels_.f32_to_f16(source, reinterpret_cast<uint16_t*>(target), layout.head_dim);
-                }
+                                  slot % layout.page_size * row_bytes;
+                store_row(layout, source, target);
             }
         }
     }
@@ -104,17 +138,21 @@ void PagedAttention::run_split(const Job& job, const Tile& tile, int kv_head, in
     scratch.q.resize(static_cast<size_t>(n_queries));
     scratch.acc.resize(static_cast<size_t>(n_queries));
     scratch.n_visible.resize(static_cast<size_t>(n_queries));
+    if (is_quantized(layout.type)) scratch.quantized.resize(n_queries, layout.row_size());
     for (int i = 0; i < n_queries; ++i) {
         const int row = tile.row_begin + i / job.group;
         const int head = kv_head * job.group + i % job.group;
         scratch.q[static_cast<size_t>(i)] = job.q + row * job.stride + int64_t{head} * d;
         scratch.acc[static_cast<size_t>(i)] = acc + int64_t{i} * d;
+        if (is_quantized(layout.type)) {
+            scratch.quantized.set(kernels_, i, scratch.q[static_cast<size_t>(i)], d);
+        }
         m[i] = -std::numeric_limits<float>::infinity();
         l[i] = 0.0f;
     }
     std::memset(acc, 0, static_cast<size_t>(n_queries) * static_cast<size_t>(d) * sizeof(float));
 
-    const auto attend = layout.type == DType::f32 ? kernels_.attend_f32 : kernels_.attend_f16;
+    const auto attend = kernels_.attend(layout.type);
     for (int begin = split * kSplit; begin < (split + 1) * kSplit; begin += layout.page_size) {
         int longest = 0;
         for (int i = 0; i < n_queries; ++i) {
@@ -144,6 +182,7 @@ void PagedAttention::run_split(const Job& job, const Tile& tile, int kv_head, in
         work.head_dim = d;
         work.n_queries = n_queries;
         work.q = scratch.q.data();
+        work.xq = scratch.quantized.rows();
         work.n_visible = scratch.n_visible.data();
         work.scale = 1.0f / std::sqrt(static_cast<float>(d));
         work.m = m;

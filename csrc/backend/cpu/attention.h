@@ -19,6 +19,18 @@ class PagedAttention {
                 int64_t stride, int n_heads, float* y);
 
   private:
+    // Rows of floats in 8 bits, each filled up with zeros to whole blocks.
+    struct QuantizedCopy {
+        std::vector<int8_t> q;
+        std::vector<float> d, s, padded;
+
+        void resize(int n_rows, int64_t n_cols);
+        void set(const Kernels& kernels, int row, const float* x, int n);
+        QuantizedRows rows() const { return {q.data(), d.data(), s.data(), n_cols_}; }
+
+      private:
+        int64_t n_cols_ = 0;
+    };
     // Rows of one sequence that are computed together, for one K/V head.
     struct Tile {
         const SequenceRows* sequence;
@@ -31,6 +43,7 @@ class PagedAttention {
         std::vector<float*> acc;
         std::vector<int> n_visible;
         std::vector<float> floats;
+        QuantizedCopy quantized;
     };
     struct Job;
 
@@ -38,8 +51,11 @@ class PagedAttention {
     void run_split(const Job& job, const Tile& tile, int kv_head, int split, int step, Scratch& scratch,
                    float* m, float* l, float* acc) const;
 
+    void store_row(const KvLayout& layout, const float* source, uint8_t* target);
+
     ThreadPool& pool_;
     const Kernels& kernels_;
+    QuantizedCopy stored_;
     std::vector<Tile> tiles_;
     std::vector<Scratch> scratch_;
     std::vector<float> partials_;

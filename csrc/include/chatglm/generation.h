@@ -79,8 +79,8 @@ struct Progress {
                                      // beams, whose tokens come all at once
     std::optional<float> beam_score = {};  // log-probability / length^length_penalty, at the end of a beam
                                            // search
-    int drafted_tokens = 0;          // guessed ahead and checked, see PipelineOptions::prompt_lookup
-    int accepted_tokens = 0;         // of these, right: tokens of the reply that took no step of their own
+    int drafted_tokens = 0;                // guessed ahead and checked, see PipelineOptions::prompt_lookup
+    int accepted_tokens = 0;  // of these, right: tokens of the reply that took no step of their own
 };
 
 }  // namespace chatglm

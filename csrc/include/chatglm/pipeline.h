@@ -28,7 +28,7 @@ struct Lora {
 
 struct PipelineOptions {
     int n_threads = 0;             // 0: the fast physical cores
-    std::string kv_dtype = "f16";  // type of the key/value cache: "f16" or "f32"
+    std::string kv_dtype = "f16";  // type of the key/value cache: "f16", "q8_0" (half the memory) or "f32"
     std::vector<Lora> loras = {};
     // Tokens of prompt and reply together that notes() considers the memory for.
     int expected_length = 2048;

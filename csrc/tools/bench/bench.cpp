@@ -15,6 +15,7 @@
 #include "core/thread_pool.h"
 #include "format/gguf.h"
 #include "model/glm_model.h"
+#include "model/kv_cache.h"
 #include "model/model_file.h"
 
 namespace chatglm {
@@ -40,12 +41,6 @@ void check_range(const char* what, int value, int low, int high) {
     if (value >= low && value <= high) return;
     throw InvalidArgument(std::string(what) + " is " + std::to_string(value) + "; it must be between " +
                           std::to_string(low) + " and " + std::to_string(high) + ".");
-}
-
-DType cache_type(const std::string& name) {
-    if (name == "f16") return DType::f16;
-    if (name == "f32") return DType::f32;
-    throw InvalidArgument("The type of the cache is '" + name + "'; it can be 'f16' or 'f32'.");
 }
 
 // Ids that are no special ones of ChatGLM-6B, whose positions hang on these: there they come first, so that

@@ -108,7 +108,10 @@ std::vector<Option> options_of(Settings& s) {
              s.pipeline.loras.push_back(
                  {value.substr(colon + 1), parse_float("--lora_scaled", value.substr(0, colon))});
          }},
-        {{"--kv_dtype"}, "f16|f32", "type of the cache (f16)", text(s.pipeline.kv_dtype)},
+        {{"--kv_dtype"},
+         "f16|q8_0|f32",
+         "type of the cache (f16); q8_0 takes half the memory",
+         text(s.pipeline.kv_dtype)},
         {{"--tools"}, "FILE", "JSON array of tools that the model may ask to be called", text(s.tools_path)},
         {{"--when_full"},
          "error|drop_oldest|keep_head",

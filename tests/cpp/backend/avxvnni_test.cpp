@@ -105,6 +105,48 @@ TEST_CASE("the kernels for AVX-VNNI give the bits of AVX2") {
     }
 }
 
+TEST_CASE("attention to a q8_0 cache has the bits of AVX2 with AVX-VNNI") {
+    const Kernels* kernels = find_kernels();
+    if (!kernels) return;
+    constexpr int kPositions = 61, kDim = 96, kQueries = 16;
+    std::mt19937 dice(8);
+    std::normal_distribution<float> normal;
+    std::vector<float> rows(kPositions * kDim), q(kQueries * kDim);
+    std::vector<uint8_t> page[2];  // keys, values
+    for (auto& bytes : page) {
+        for (float& v : rows) v = normal(dice);
+        bytes.resize(static_cast<size_t>(row_bytes(DType::q8_0, kPositions * kDim)));
+        quantize_row(DType::q8_0, rows.data(), bytes.data(), kPositions * kDim);
+    }
+    for (float& v : q) v = normal(dice);
+    std::vector<int8_t> q8(q.size());
+    std::vector<float> d(q.size() / kBlockSize), s(d.size());
+    kernels->quantize_row(q.data(), kQueries * kDim, q8.data(), d.data(), s.data());
+    const std::vector<int> visible(kQueries, kPositions);
+    std::vector<float> results[2];
+    for (const Kernels* k : {avx2_kernels(), kernels}) {
+        std::vector<float> m(kQueries, -1e30f), l(kQueries);
+        std::vector<float>& y = results[k == kernels];
+        y.resize(q.size());
+        std::vector<float*> acc;
+        for (int i = 0; i < kQueries; ++i) acc.push_back(y.data() + i * kDim);
+        AttentionTile tile{};
+        tile.k = page[0].data();
+        tile.v = page[1].data();
+        tile.n_positions = kPositions;
+        tile.head_dim = kDim;
+        tile.n_queries = kQueries;
+        tile.xq = {q8.data(), d.data(), s.data(), kDim};
+        tile.n_visible = visible.data();
+        tile.scale = 0.1f;
+        tile.m = m.data();
+        tile.l = l.data();
+        tile.acc = acc.data();
+        k->attend_q8_0(tile);
+    }
+    CHECK(std::memcmp(results[0].data(), results[1].data(), q.size() * sizeof(float)) == 0);
+}
+
 }  // namespace chatglm::cpu
 
 #endif

@@ -214,8 +214,8 @@ TEST_CASE("every table is complete and generic is last") {
     CHECK(std::string(found.back()->name) == "generic");
     for (const Kernels* k : found) {
         for (DType type : kTypes) CHECK((k->matmul(type) != nullptr));
-        CHECK((k->quantize_row && k->attend_f32 && k->attend_f16 && k->f32_to_f16 && k->f16_to_f32 &&
-               k->rms_norm && k->layer_norm && k->swiglu && k->gelu && k->add_scaled));
+        CHECK((k->quantize_row && k->attend_f32 && k->attend_f16 && k->attend_q8_0 && k->f32_to_f16 &&
+               k->f16_to_f32 && k->rms_norm && k->layer_norm && k->swiglu && k->gelu && k->add_scaled));
     }
 }
 
@@ -394,27 +394,62 @@ TEST_CASE("a value that is not finite reaches every output that depends on it") 
 
 namespace {
 
+constexpr DType kCacheTypes[] = {DType::f32, DType::f16, DType::q8_0};
+
+// Rows of `dim` elements, each filled up with zeros to whole blocks of a type.
+std::vector<float> padded_rows(const std::vector<float>& x, int dim, int64_t padded_dim) {
+    std::vector<float> rows;
+    for (size_t at = 0; at < x.size(); at += static_cast<size_t>(dim)) {
+        const auto row = x.begin() + static_cast<std::ptrdiff_t>(at);
+        rows.insert(rows.end(), row, row + dim);
+        rows.resize(rows.size() + static_cast<size_t>(padded_dim - dim));
+    }
+    return rows;
+}
+
 // A page of keys and values and some queries, and one attention step over it.
 struct Page {
     int n_positions, head_dim, n_queries;
-    bool half;
+    DType type;
+    int64_t row_size, row_bytes;  // elements and bytes of a stored row
     std::vector<uint8_t> k, v;
     std::vector<float> q;
-    std::vector<float> key_values, value_values;
+    std::vector<int8_t> q8;  // for q8_0: the queries in 8 bits, their scales and sums
+    std::vector<float> q8_d, q8_s;
+    std::vector<float> key_values, value_values, query_values;  // what the stored bytes mean
 
-    Page(int positions, int dim, int queries, bool f16, float scale)
-        : n_positions(positions), head_dim(dim), n_queries(queries), half(f16) {
-        const int64_t n = int64_t{positions} * dim;
-        const DType type = f16 ? DType::f16 : DType::f32;
-        k.resize(static_cast<size_t>(row_bytes(type, n)));
-        v.resize(k.size());
-        quantize_row(type, random_floats(n, 41, scale).data(), k.data(), n);
-        quantize_row(type, random_floats(n, 42).data(), v.data(), n);
-        q = random_floats(int64_t{queries} * dim, 43, scale);
-        key_values.resize(static_cast<size_t>(n));
-        value_values.resize(static_cast<size_t>(n));
-        dequantize_row(type, k.data(), key_values.data(), n);
-        dequantize_row(type, v.data(), value_values.data(), n);
+    Page(int positions, int dim, int queries, DType cache_type, float scale)
+        : n_positions(positions), head_dim(dim), n_queries(queries), type(cache_type) {
+        const int64_t block = dtype_info(type).block_size;
+        row_size = (dim + block - 1) / block * block;
+        row_bytes = chatglm::row_bytes(type, row_size);
+        set_keys(random_floats(int64_t{positions} * dim, 41, scale));
+        set_values(random_floats(int64_t{positions} * dim, 42));
+        set_queries(random_floats(int64_t{queries} * dim, 43, scale));
+    }
+
+    void set_keys(const std::vector<float>& x) { store(x, k, key_values); }
+    void set_values(const std::vector<float>& x) { store(x, v, value_values); }
+    void set_queries(const std::vector<float>& x) {
+        q = x;
+        query_values = padded_rows(x, head_dim, row_size);
+        if (type != DType::q8_0) return;
+        q8.resize(query_values.size());
+        q8_d.resize(q8.size() / kBlockSize);
+        q8_s.resize(q8_d.size());
+        generic_kernels()->quantize_row(query_values.data(), static_cast<int64_t>(q8.size()), q8.data(),
+                                        q8_d.data(), q8_s.data());
+        for (size_t i = 0; i < q8.size(); ++i)
+            query_values[i] = q8_d[i / kBlockSize] * static_cast<float>(q8[i]);
+    }
+
+  private:
+    void store(const std::vector<float>& x, std::vector<uint8_t>& bytes, std::vector<float>& values) const {
+        const std::vector<float> rows = padded_rows(x, head_dim, row_size);
+        bytes.resize(static_cast<size_t>(chatglm::row_bytes(type, static_cast<int64_t>(rows.size()))));
+        values.resize(rows.size());
+        quantize_row(type, rows.data(), bytes.data(), static_cast<int64_t>(rows.size()));
+        dequantize_row(type, bytes.data(), values.data(), static_cast<int64_t>(rows.size()));
     }
 };
 
@@ -436,7 +471,7 @@ void attend(const Kernels& kernels, const Page& page, int first, int count, int 
         acc.push_back(state.acc.data() + i * page.head_dim);
     }
     // The page in a buffer of exactly its size, so that a sanitizer sees a read past `positions`.
-    const int64_t bytes = row_bytes(page.half ? DType::f16 : DType::f32, int64_t{positions} * page.head_dim);
+    const int64_t bytes = positions * page.row_bytes, blocks = page.row_size / kBlockSize;
     const std::vector<uint8_t> k(page.k.begin(), page.k.begin() + bytes),
         v(page.v.begin(), page.v.begin() + bytes);
     AttentionTile tile{};
@@ -451,7 +486,11 @@ void attend(const Kernels& kernels, const Page& page, int first, int count, int 
     tile.m = state.m.data() + first;
     tile.l = state.l.data() + first;
     tile.acc = acc.data();
-    (page.half ? kernels.attend_f16 : kernels.attend_f32)(tile);
+    if (page.type == DType::q8_0) {
+        tile.xq = {page.q8.data() + first * page.row_size, page.q8_d.data() + first * blocks,
+                   page.q8_s.data() + first * blocks, page.row_size};
+    }
+    kernels.attend(page.type)(tile);
 }
 
 std::vector<int> staircase(const Page& page) {
@@ -472,9 +511,9 @@ struct Term {
 
 double score(const Page& page, int query, int position) {
     double sum = 0;
-    for (int c = 0; c < page.head_dim; ++c) {
-        sum += double{page.q[static_cast<size_t>(query * page.head_dim + c)]} *
-               double{page.key_values[static_cast<size_t>(position * page.head_dim + c)]};
+    for (int64_t c = 0; c < page.head_dim; ++c) {
+        sum += double{page.query_values[static_cast<size_t>(query * page.row_size + c)]} *
+               double{page.key_values[static_cast<size_t>(position * page.row_size + c)]};
     }
     return sum;
 }
@@ -490,7 +529,8 @@ void check_state(const Page& page, int query, const std::vector<Term>& terms, co
         const double p = std::exp(term.score - top);
         l += p;
         for (size_t c = 0; c < d; ++c) {
-            const double value = p * double{page.value_values[static_cast<size_t>(term.position) * d + c]};
+            const size_t at = static_cast<size_t>(term.position * page.row_size) + c;
+            const double value = p * double{page.value_values[at]};
             acc[c] += value;
             bound[c] += std::fabs(value) * 5e-5;  // scores of some tens carry a few 1e-6 into the exponent
         }
@@ -505,14 +545,14 @@ void check_state(const Page& page, int query, const std::vector<Term>& terms, co
 
 TEST_CASE("attention is the softmax-weighted sum of the values, also over several steps") {
     for (const Kernels* k : tables()) {
-        for (bool half : {false, true}) {
-            for (int head_dim : {1, 7, 16, 32, 36, 64, 80, 128, 131}) {
+        for (const DType type : kCacheTypes) {
+            for (int head_dim : {1, 7, 16, 32, 36, 64, 80, 128, 131, 300}) {
                 for (int positions : {1, 3, 5, 8, 31, 64}) {
                     CAPTURE(std::string(k->name));
-                    CAPTURE(half);
+                    CAPTURE(dtype_info(type).name);
                     CAPTURE(head_dim);
                     CAPTURE(positions);
-                    const Page page(positions, head_dim, 5, half, 1.5f);
+                    const Page page(positions, head_dim, 5, type, 1.5f);
                     const std::vector<int> visible = staircase(page);
                     State state(5, head_dim);
                     std::vector<Term> terms[5];
@@ -535,12 +575,12 @@ TEST_CASE("attention is the softmax-weighted sum of the values, also over severa
 
 TEST_CASE("a query's attention has the same bits whatever its neighbours and the page's length") {
     for (const Kernels* k : tables()) {
-        for (bool half : {false, true}) {
+        for (const DType type : kCacheTypes) {
             for (int head_dim : {20, 64, 128}) {
                 CAPTURE(std::string(k->name));
-                CAPTURE(half);
+                CAPTURE(dtype_info(type).name);
                 CAPTURE(head_dim);
-                const Page page(64, head_dim, 17, half, 1.0f);
+                const Page page(64, head_dim, 17, type, 1.0f);
                 for (int step : {0, 1, 5}) {
                     std::vector<int> visible;
                     for (int i = 0; i < 17; ++i)
@@ -562,8 +602,8 @@ TEST_CASE("a query's attention has the same bits whatever its neighbours and the
 
 TEST_CASE("values that a query does not see cannot reach it") {
     for (const Kernels* k : tables()) {
-        for (bool half : {false, true}) {
-            Page page(16, 24, 3, half, 1.0f);
+        for (const DType type : kCacheTypes) {
+            Page page(16, 24, 3, type, 1.0f);
             State clean(3, 24), dirty(3, 24);
             const std::vector<int> visible = {9, 12, 16};
             attend(*k, page, 0, 3, 16, visible, 0.2f, clean);
@@ -581,7 +621,7 @@ TEST_CASE("values that a query does not see cannot reach it") {
 
 TEST_CASE("scores far apart underflow to exact zeros") {
     for (const Kernels* k : tables()) {
-        Page page(2, 8, 1, false, 0.0f);
+        Page page(2, 8, 1, DType::f32, 0.0f);
         const std::vector<float> keys = {0, 0, 0, 0, 0, 0, 0, 0, 200, 0, 0, 0, 0, 0, 0, 0};
         std::memcpy(page.k.data(), keys.data(), keys.size() * sizeof(float));
         page.q[0] = 1.0f;
@@ -590,6 +630,55 @@ TEST_CASE("scores far apart underflow to exact zeros") {
         CHECK(state.m[0] == 200.0f);
         CHECK(state.l[0] == 1.0f);
         for (size_t c = 0; c < 8; ++c) CHECK(state.acc[c] == page.value_values[8 + c]);
+    }
+}
+
+TEST_CASE("a q8_0 cache takes extreme, tiny and damaged scales") {
+    const int head_dim = 72;  // two blocks and a part of one
+    const auto with_scales = [](const std::vector<float>& x, std::initializer_list<float> scales) {
+        std::vector<float> scaled = x;
+        for (size_t i = 0; i < x.size(); ++i) scaled[i] *= scales.begin()[i / kBlockSize % scales.size()];
+        return scaled;
+    };
+    for (const Kernels* k : tables()) {
+        CAPTURE(std::string(k->name));
+        Page page(33, head_dim, 7, DType::q8_0, 1.0f);
+        const auto n_keys = int64_t{33} * head_dim, n_queries = int64_t{7} * head_dim;
+        // Keys near the largest scale against tiny queries, and the other way round; zeros; denormal halves.
+        page.set_keys(with_scales(random_floats(n_keys, 61), {1e6f, 1e-6f, 0.0f, 1e-3f, 1e5f}));
+        page.set_queries(
+            with_scales(random_floats(n_queries, 62), {1e-6f, 1e-30f, 1e3f, 1e-4f, 0.0f, 1e-5f}));
+        page.set_values(with_scales(random_floats(n_keys, 63), {1e6f, 1e-7f, 0.0f, 2e-6f, 1.0f}));
+        const std::vector<int> visible(7, 33);
+        State state(7, head_dim);
+        attend(*k, page, 0, 7, 33, visible, 1e-2f, state);
+        for (int i = 0; i < 7; ++i) {
+            std::vector<Term> terms;
+            for (int j = 0; j < 33; ++j) terms.push_back({1e-2 * score(page, i, j), j});
+            check_state(page, i, terms, state);
+        }
+
+        // A query, a key and a value that are not finite reach what depends on them and nothing else.
+        Page damaged(40, head_dim, 7, DType::q8_0, 1.0f);
+        std::vector<float> queries = damaged.q;
+        queries[static_cast<size_t>(3 * head_dim + 70)] = std::numeric_limits<float>::quiet_NaN();
+        damaged.set_queries(queries);
+        const uint16_t nan_half = 0x7e00;
+        const int64_t last_block = damaged.row_bytes - static_cast<int64_t>(sizeof(BlockQ8_0));
+        std::memcpy(damaged.k.data() + 39 * damaged.row_bytes + last_block, &nan_half, sizeof nan_half);
+        std::memcpy(damaged.v.data() + 38 * damaged.row_bytes + last_block, &nan_half, sizeof nan_half);
+        State reached(7, head_dim);
+        attend(*k, damaged, 0, 7, 40, {38, 39, 40, 38, 38, 38, 38}, 0.1f, reached);
+        const auto is_nan = [&](int query, int column) {
+            return std::isnan(reached.acc[static_cast<size_t>(query * head_dim + column)]);
+        };
+        for (int column : {0, 63, 64, 71}) {
+            CHECK(!is_nan(0, column));
+            CHECK(is_nan(1, column) == (column >= 64));
+            CHECK(is_nan(2, column));
+            CHECK(is_nan(3, column));
+            CHECK(!is_nan(4, column));
+        }
     }
 }
 

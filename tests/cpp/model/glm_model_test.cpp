@@ -62,9 +62,11 @@ TEST_CASE(
     const auto other = some_ids(70, 2);
     for (const DType type : {DType::f32, DType::f16, DType::bf16, DType::q4_0, DType::q4_1, DType::q5_0,
                              DType::q5_1, DType::q8_0}) {
-        for (const DType kv : {DType::f16, DType::f32}) {
+        for (const DType kv : kCacheTypes) {
             if (kv == DType::f32 && type != DType::f32) continue;
+            if (kv == DType::q8_0 && type != DType::f32 && type != DType::q8_0) continue;
             CAPTURE(dtype_info(type).name);
+            CAPTURE(dtype_info(kv).name);
             const TemporaryFile path(TinyModel{.type = type}.build());
             const GgufFile file(path.path());
             std::vector<float> expected;
@@ -106,16 +108,42 @@ TEST_CASE("long contexts give the same bits whether splits run in one thread or 
     const TemporaryFile path(TinyModel{.type = DType::q8_0}.build());
     const GgufFile file(path.path());
     const auto ids = some_ids(1700);
-    std::vector<float> expected;
-    for (const int threads : {1, 4}) {
-        const auto backend = make_cpu_backend(threads);
-        const GlmModel model(file, *backend);
-        KvCache cache(*backend, model.kv_layout(DType::f16));
-        for (const size_t chunk : {size_t{1700}, size_t{1699}, size_t{850}}) {
-            const auto logits = logits_of(model, cache, ids, chunk);
-            if (expected.empty()) expected = logits;
-            CHECK(same_bits(logits, expected));
+    for (const DType kv : {DType::f16, DType::q8_0}) {
+        CAPTURE(dtype_info(kv).name);
+        std::vector<float> expected;
+        for (const int threads : {1, 4}) {
+            const auto backend = make_cpu_backend(threads);
+            const GlmModel model(file, *backend);
+            KvCache cache(*backend, model.kv_layout(kv));
+            for (const size_t chunk : {size_t{1700}, size_t{1699}, size_t{850}}) {
+                const auto logits = logits_of(model, cache, ids, chunk);
+                if (expected.empty()) expected = logits;
+                CHECK(same_bits(logits, expected));
+            }
         }
+    }
+}
+
+TEST_CASE("a q8_0 cache keeps the logits close to those of f32, whatever the size of a head") {
+    const auto ids = some_ids(90);
+    for (const int head_dim : {16, 32, 80}) {
+        CAPTURE(head_dim);
+        const TemporaryFile path(TinyModel{.head_dim = head_dim}.build());
+        const GgufFile file(path.path());
+        const auto backend = make_cpu_backend(2);
+        const GlmModel model(file, *backend);
+        std::vector<float> logits[2];
+        for (const DType kv : {DType::f32, DType::q8_0}) {
+            KvCache cache(*backend, model.kv_layout(kv));
+            logits[kv == DType::q8_0] = logits_of(model, cache, ids, ids.size());
+        }
+        double error = 0, all = 0;
+        for (size_t i = 0; i < logits[0].size(); ++i) {
+            error += std::pow(logits[0][i] - logits[1][i], 2);
+            all += std::pow(logits[0][i], 2);
+        }
+        CHECK(std::sqrt(error / all) < 0.02);
+        CHECK(error > 0);
     }
 }
 

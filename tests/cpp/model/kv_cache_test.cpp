@@ -25,6 +25,19 @@ void fill(const KvCache& cache, KvCache::SequenceId id, size_t page, uint8_t val
 
 }  // namespace
 
+TEST_CASE("the type of a cache has a name, and a page of q8_0 about half the bytes of f16") {
+    for (const DType type : kCacheTypes) CHECK(cache_type(dtype_info(type).name) == type);
+    for (const char* name : {"", "q4_0", "bf16", "F16", "q9"}) {
+        CHECK_THROWS_WITH_AS(cache_type(name), doctest::Contains("'f16', 'q8_0', 'f32'"), InvalidArgument);
+    }
+    KvLayout layout{DType::f16, 64, 28, 2, 128};
+    CHECK(layout.page_bytes() == 64 * 28 * 2 * 2 * 128 * 2);
+    layout.type = DType::q8_0;
+    CHECK(layout.page_bytes() == 64 * 28 * 2 * 2 * 128 / 32 * 34);
+    layout.head_dim = 40;  // two blocks, the second filled up
+    CHECK(layout.page_bytes() == 64 * 28 * 2 * 2 * 2 * 34);
+}
+
 TEST_CASE("pages follow the length of a sequence and come back when it ends") {
     const auto backend = make_cpu_backend(1);
     KvCache cache(*backend, small_layout());

@@ -86,6 +86,12 @@ TEST_CASE("what a model takes is known before it is loaded") {
         matrices += t.shape.size() > 1 ? static_cast<int64_t>(t.data.size()) : 0;
     CHECK(need.mapped == matrices);
 
+    for (const DType kv : {DType::f32, DType::q8_0}) {
+        KvCache other(*cpu, model.kv_layout(kv));
+        other.extend(other.create(), kTokens);
+        CHECK(other.allocated_bytes() == memory_need(file, config, kv, kTokens, kRows).cache);
+    }
+
     KvCache cache(backend, model.kv_layout(DType::f16));
     const auto sequence = model.create_sequence(cache);
     const std::vector<int32_t> ids(kTokens, 5);

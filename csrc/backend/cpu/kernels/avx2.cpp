@@ -28,6 +28,7 @@ constexpr Kernels kAvx2 = {
     .quantize_row = quantize_row,
     .attend_f32 = attend<F32>,
     .attend_f16 = attend<F16>,
+    .attend_q8_0 = attend_blocks<matmul_quantized<Q8_0>>,
     .f32_to_f16 = f32_to_f16,
     .f16_to_f32 = f16_to_f32,
     .rms_norm = rms_norm,

@@ -34,6 +34,7 @@ constexpr Kernels kAvx512Vnni = {
     .quantize_row = quantize_row,
     .attend_f32 = avx512::attend<avx512::F32>,
     .attend_f16 = avx512::attend<avx512::F16>,
+    .attend_q8_0 = avx512::attend_blocks<matmul_q8_0>,
     .f32_to_f16 = f32_to_f16,
     .f16_to_f32 = f16_to_f32,
     .rms_norm = rms_norm,

@@ -33,12 +33,11 @@ void score(const AttentionTile& tile, const float* const* q, int begin, int end,
     }
 }
 
-// acc = acc * factor + sum of p_j v_j over begin <= j < end, for X queries and N vectors of the head at c, of
+// acc = acc * factor + sum of p_j v_j over n positions from v on, for X queries and N vectors of columns, of
 // the last of which `lanes` exist.
 template <class T, int X, int N>
-CHATGLM_INLINE void weigh_columns(const uint8_t* v, int64_t stride, int begin, int end,
-                                  const float* const p[X], const float factor[X], float* const acc[X],
-                                  int64_t c, __mmask16 lanes) {
+CHATGLM_INLINE void weigh_columns(const uint8_t* v, int64_t stride, int n, const float* const p[X],
+                                  const float factor[X], float* const acc[X], int64_t c, __mmask16 lanes) {
     const auto lanes_of = [lanes](int k) { return k + 1 < N ? static_cast<__mmask16>(0xffff) : lanes; };
     __m512 sum[X][N];
     for (int i = 0; i < X; ++i) {
@@ -47,7 +46,7 @@ CHATGLM_INLINE void weigh_columns(const uint8_t* v, int64_t stride, int begin, i
             sum[i][k] = _mm512_mul_ps(_mm512_set1_ps(factor[i]), old);
         }
     }
-    for (int j = begin; j < end; ++j) {
+    for (int j = 0; j < n; ++j) {
         __m512 value[N];
         for (int k = 0; k < N; ++k) {
             value[k] = T::load(v + j * stride + (c + 16 * k) * T::kBytes, lanes_of(k));
@@ -63,31 +62,32 @@ CHATGLM_INLINE void weigh_columns(const uint8_t* v, int64_t stride, int begin, i
 }
 
 template <class T, int X>
-void weigh(const AttentionTile& tile, int begin, int end, const float* const p[X], const float factor[X],
-           float* const acc[X]) {
-    const int64_t stride = tile.head_dim * T::kBytes;
-    const auto* v = static_cast<const uint8_t*>(tile.v);
+void weigh(const uint8_t* v, int64_t stride, int64_t n_columns, int n, const float* const p[X],
+           const float factor[X], float* const acc[X]) {
     int64_t c = 0;
-    for (; c + 16 * kSumVectors <= tile.head_dim; c += 16 * kSumVectors) {
-        weigh_columns<T, X, kSumVectors>(v, stride, begin, end, p, factor, acc, c, 0xffff);
+    for (; c + 16 * kSumVectors <= n_columns; c += 16 * kSumVectors) {
+        weigh_columns<T, X, kSumVectors>(v, stride, n, p, factor, acc, c, 0xffff);
     }
-    for (; c < tile.head_dim; c += 16) {
-        const int64_t rest = tile.head_dim - c;
-        weigh_columns<T, X, 1>(v, stride, begin, end, p, factor, acc, c, first_lanes(rest < 16 ? rest : 16));
+    for (; c < n_columns; c += 16) {
+        const int64_t rest = n_columns - c;
+        weigh_columns<T, X, 1>(v, stride, n, p, factor, acc, c, first_lanes(rest < 16 ? rest : 16));
     }
 }
 
-template <class T>
-struct AttentionOps {
-    template <int X>
+struct Avx512Attention {
+    using Single = F32;
+    template <class T, int X>
     CHATGLM_INLINE void score(const AttentionTile& tile, const float* const* q, int begin, int end,
                               float (*p)[kMaxTile]) {
         avx512::score<T, X>(tile, q, begin, end, p);
     }
-    template <int X>
-    CHATGLM_INLINE void weigh(const AttentionTile& tile, int begin, int end, const float* const p[X],
-                              const float factor[X], float* const acc[X]) {
-        avx512::weigh<T, X>(tile, begin, end, p, factor, acc);
+    CHATGLM_INLINE float softmax_step(float* p, int n, float scale, float& m, float& l) {
+        return cpu::softmax_step(p, n, scale, m, l);
+    }
+    template <class T, int X>
+    CHATGLM_INLINE void weigh(const uint8_t* v, int64_t stride, int64_t n_columns, int n,
+                              const float* const p[X], const float factor[X], float* const acc[X]) {
+        avx512::weigh<T, X>(v, stride, n_columns, n, p, factor, acc);
     }
     template <class F>
     CHATGLM_INLINE void by_groups(int n, const F& f) {
@@ -95,11 +95,23 @@ struct AttentionOps {
             with_count(n - i, [&](auto count) { f(i, count); });
         }
     }
+    CHATGLM_INLINE void widen_block(const uint8_t* p, float* y) {
+        const __m512 d = _mm512_set1_ps(_mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(load_u16(p)))));
+        for (int i = 0; i < kBlockSize; i += 16) {
+            const __m512i q = _mm512_cvtepi8_epi32(load16(p + 2 + i));
+            _mm512_store_ps(y + i, _mm512_mul_ps(d, _mm512_cvtepi32_ps(q)));
+        }
+    }
 };
 
 template <class T>
 void attend(const AttentionTile& tile) {
-    attend_all<AttentionOps<T>>(tile);
+    attend_all<Avx512Attention, FloatCache<Avx512Attention, T>>(tile);
+}
+
+template <Kernels::Matmul kMatmul>
+void attend_blocks(const AttentionTile& tile) {
+    attend_all<Avx512Attention, BlockCache<Avx512Attention, kMatmul>>(tile);
 }
 
 }  // namespace avx512

@@ -14,6 +14,7 @@
 #else
 #define CHATGLM_DPBUSD _mm256_dpbusd_avx_epi32
 #endif
+#include "backend/cpu/kernels/avx2_attention.h"
 #include "backend/cpu/kernels/avx2_quantized.h"
 
 namespace chatglm::cpu {
@@ -31,6 +32,7 @@ const Kernels* avxvnni_kernels() {
         t.matmul_q5_0 = matmul_quantized<Q5_0>;
         t.matmul_q5_1 = matmul_quantized<Q5_1>;
         t.matmul_q8_0 = matmul_quantized<Q8_0>;
+        t.attend_q8_0 = attend_blocks<matmul_quantized<Q8_0>>;
         return t;
     }();
     return &table;

@@ -191,19 +191,53 @@ void matmul_float(const MatmulArgs& args) {
 
 // ---- Attention ----
 
+// Keys and values in a float type.
 template <class T>
+struct FloatCache {
+    static float score(const AttentionTile& tile, int query, int position) {
+        const int64_t at = int64_t{position} * tile.head_dim * T::kBytes;
+        return dot<T>(static_cast<const uint8_t*>(tile.k) + at, tile.q[query], tile.head_dim);
+    }
+    static float value(const AttentionTile& tile, int position, int64_t column) {
+        const int64_t at = (int64_t{position} * tile.head_dim + column) * T::kBytes;
+        return T::load(static_cast<const uint8_t*>(tile.v) + at);
+    }
+};
+
+// In blocks, the last of a row filled up with zeros; what meets the keys are the quantized queries.
+struct BlockCache {
+    static BlockQ8_0 block(const void* rows, const AttentionTile& tile, int position, int64_t b) {
+        const int64_t n_blocks = tile.xq.n_cols / kBlockSize;
+        const int64_t at = (position * n_blocks + b) * static_cast<int64_t>(sizeof(BlockQ8_0));
+        return load_block<BlockQ8_0>(static_cast<const uint8_t*>(rows) + at);
+    }
+    static float score(const AttentionTile& tile, int query, int position) {
+        const int64_t n_blocks = tile.xq.n_cols / kBlockSize;
+        float sum = 0.0f;
+        for (int64_t b = 0; b < n_blocks; ++b) {
+            const int64_t i = query * n_blocks + b;
+            const BlockQ8_0 key = block(tile.k, tile, position, b);
+            const int products = dot_block(key.qs, tile.xq.q + i * kBlockSize);
+            sum += half_to_float(key.d) * (tile.xq.d[i] * static_cast<float>(products));
+        }
+        return sum;
+    }
+    static float value(const AttentionTile& tile, int position, int64_t column) {
+        const BlockQ8_0 b = block(tile.v, tile, position, column / kBlockSize);
+        return half_to_float(b.d) * static_cast<float>(b.qs[column % kBlockSize]);
+    }
+};
+
+template <class Cache>
 void attend(const AttentionTile& tile) {
     const int64_t head_dim = tile.head_dim;
-    const int64_t row = head_dim * T::kBytes;
-    const auto* k = static_cast<const uint8_t*>(tile.k);
-    const auto* v = static_cast<const uint8_t*>(tile.v);
     for (int i = 0; i < tile.n_queries; ++i) {
         const int n = tile.n_visible[i];
         if (n <= 0) continue;
         float p[kMaxTile];
         float m = tile.m[i];
         for (int j = 0; j < n; ++j) {
-            p[j] = tile.scale * dot<T>(k + j * row, tile.q[i], head_dim);
+            p[j] = tile.scale * Cache::score(tile, i, j);
             m = p[j] > m ? p[j] : m;
         }
         float sum = 0.0f;
@@ -217,7 +251,7 @@ void attend(const AttentionTile& tile) {
         float* acc = tile.acc[i];
         for (int64_t c = 0; c < head_dim; ++c) acc[c] *= correction;
         for (int j = 0; j < n; ++j) {
-            for (int64_t c = 0; c < head_dim; ++c) acc[c] += p[j] * T::load(v + j * row + c * T::kBytes);
+            for (int64_t c = 0; c < head_dim; ++c) acc[c] += p[j] * Cache::value(tile, j, c);
         }
     }
 }
@@ -277,8 +311,9 @@ constexpr Kernels kGeneric = {
     .matmul_q5_1 = matmul_quantized<BlockQ5_1>,
     .matmul_q8_0 = matmul_quantized<BlockQ8_0>,
     .quantize_row = quantize_row,
-    .attend_f32 = attend<F32>,
-    .attend_f16 = attend<F16>,
+    .attend_f32 = attend<FloatCache<F32>>,
+    .attend_f16 = attend<FloatCache<F16>>,
+    .attend_q8_0 = attend<BlockCache>,
     .f32_to_f16 = f32_to_f16,
     .f16_to_f32 = f16_to_f32,
     .rms_norm = rms_norm,

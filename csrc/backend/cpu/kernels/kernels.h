@@ -41,12 +41,13 @@ struct MatmulArgs {
 //   acc = c acc + Σ w_p v_p;  l = c l + Σ w_p
 // A query with n_visible 0 is left untouched. Start from m = -inf, l = 0, acc = 0.
 struct AttentionTile {
-    const void* k;    // (n_positions, head_dim) of the cache's type
-    const void* v;    // (n_positions, head_dim)
+    const void* k;    // (n_positions, head_dim) of the cache's type; of q8_0, (n_positions, xq.n_cols)
+    const void* v;    // as k
     int n_positions;  // <= kMaxTile
     int head_dim;     // any size >= 1 works; multiples of 8 are fast
     int n_queries;
     const float* const* q;  // n_queries pointers to (head_dim,) f32
+    QuantizedRows xq;       // for q8_0, the same: (n_queries, head_dim and zeros up to whole blocks)
     const int* n_visible;   // per query, <= n_positions
     float scale;
     float* m;           // (n_queries,)
@@ -73,9 +74,9 @@ struct Kernels {
     // wrong.
     void (*quantize_row)(const float* x, int64_t n, int8_t* q, float* d, float* s);
 
-    // Cache types f32, f16.
-    void (*attend_f32)(const AttentionTile&);
-    void (*attend_f16)(const AttentionTile&);
+    // By cache type. With q8_0, scores are products of quantized queries and keys.
+    using Attend = void (*)(const AttentionTile&);
+    Attend attend_f32, attend_f16, attend_q8_0;
 
     // Conversions of rows: cache and embedding.
     void (*f32_to_f16)(const float* x, uint16_t* y, int64_t n);
@@ -93,6 +94,11 @@ struct Kernels {
     void (*gelu)(const float* x, float* y, int64_t n);
     // y += scale * x
     void (*add_scaled)(const float* x, float scale, float* y, int64_t n);
+
+    // The cache's type is f32, f16 or q8_0.
+    Attend attend(DType type) const {
+        return type == DType::f32 ? attend_f32 : type == DType::f16 ? attend_f16 : attend_q8_0;
+    }
 
     Matmul matmul(DType type) const {
         switch (type) {

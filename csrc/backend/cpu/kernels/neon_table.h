@@ -4,6 +4,7 @@
 // linkage.
 #pragma once
 
+#include "backend/cpu/kernels/neon_attention.h"
 #include "backend/cpu/kernels/neon_float.h"
 #include "backend/cpu/kernels/neon_quantized.h"
 #include "backend/cpu/kernels/neon_rows.h"
@@ -26,6 +27,7 @@ constexpr Kernels neon_table(const char* name) {
         .quantize_row = quantize_row,
         .attend_f32 = attend<F32>,
         .attend_f16 = attend<F16>,
+        .attend_q8_0 = attend_blocks<matmul_quantized<L, Q8_0>>,
         .f32_to_f16 = f32_to_f16,
         .f16_to_f32 = f16_to_f32,
         .rms_norm = rms_norm,

@@ -29,6 +29,12 @@
 namespace chatglm::cpu {
 namespace {
 
+// A number that is known to the compiler, as an argument.
+template <int N>
+struct Count {
+    static constexpr int value = N;
+};
+
 struct Floats {
     float32x4_t lo, hi;
 };
