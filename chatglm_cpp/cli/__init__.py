@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from .. import __version__
 from .._C import Error
-from . import bench, chat, info, perplexity
+from . import bench, chat, info, perplexity, web
 from .terminal import use_utf8
 
 EXIT_BAD_INPUT = 2  # argparse uses the same for a wrong option
@@ -34,6 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     info.add_parser(commands)
     bench.add_parser(commands)
     perplexity.add_parser(commands)
+    web.add_parser(commands)
     return parser
 
 
