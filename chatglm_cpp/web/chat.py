@@ -47,7 +47,7 @@ class Chat:
     # Replies
 
     async def ask(
-        self, stored: str, box: dict[str, Any], system: str, *settings: Any, request: gr.Request
+        self, request: gr.Request, stored: str, box: dict[str, Any], system: str, *settings: Any
     ) -> AsyncGenerator[Outputs, None]:
         """Answers what is in the box, with the files that lie there."""
         strings = _strings(request)
@@ -73,7 +73,7 @@ class Chat:
             yield outputs
 
     async def retry(
-        self, stored: str, system: str, *settings: Any, request: gr.Request
+        self, request: gr.Request, stored: str, system: str, *settings: Any
     ) -> AsyncGenerator[Outputs, None]:
         """Answers the last question again."""
         await self._replies.stop_and_wait(_page(request))
@@ -85,7 +85,7 @@ class Chat:
                 yield outputs
 
     async def edit(
-        self, edited: gr.EditData, stored: str, system: str, *settings: Any, request: gr.Request
+        self, request: gr.Request, edited: gr.EditData, stored: str, system: str, *settings: Any
     ) -> AsyncGenerator[Outputs, None]:
         """Answers a question that was edited; what came after it is gone."""
         await self._replies.stop_and_wait(_page(request))
@@ -183,7 +183,7 @@ class Chat:
 
     # Conversations
 
-    def start(self, sent: str, request: gr.Request) -> list[Any]:
+    def start(self, request: gr.Request, sent: str) -> list[Any]:
         """The page is there. `sent` is what page.js says of it: the conversation that this tab showed before it
         was reloaded, the settings that the browser keeps, and the width of the window."""
         page = _Sent.read(sent)
@@ -193,16 +193,16 @@ class Chat:
         sidebar = gr.Sidebar(open=page.width >= NARROW)
         return [*_shown(conversation, request), sidebar, *accept_all(self._settings, page.settings)]
 
-    def open(self, _: None, sent: str, request: gr.Request) -> list[Any]:
+    def open(self, request: gr.Request, _: None, sent: str) -> list[Any]:
         """Shows a conversation of the list, which the browser sends."""
         page = _Sent.read(sent)
         return [*_shown(_load(page.conversation, request), request), page.sidebar()]
 
-    def new(self, system: str, sent: str, request: gr.Request) -> list[Any]:
+    def new(self, request: gr.Request, system: str, sent: str) -> list[Any]:
         """Begins a conversation, with the system prompt of the one before."""
         return [*_shown(Conversation(system=system), request), _Sent.read(sent).sidebar()]
 
-    def clear(self, stored: str, request: gr.Request) -> tuple[Any, Any, Any]:
+    def clear(self, request: gr.Request, stored: str) -> tuple[Any, Any, Any]:
         """Empties the conversation."""
         conversation = _load(stored, request)
         conversation.turns.clear()
