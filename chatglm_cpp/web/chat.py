@@ -1,7 +1,7 @@
 """What happens when a user asks, edits, stops or opens something: the handlers of the page's events.
 
-The server keeps no conversations. Each event brings the conversation as JSON, and its reply goes back with it; the
-browser stores what comes.
+The server keeps no conversations. Each event brings the conversation as JSON, and its reply goes back with
+it; the browser stores what comes.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class Chat:
                 messages = conversation.messages()
                 async for progress in write_reply(self._pipeline, messages, running, **options):
                     turn.thought, turn.answer = progress.thought, progress.answer
-                    if progress.usage.finish_reason is not None:
+                    if progress.ended:
                         status = show_end(progress.usage, strings)
                         continue
                     save = time.monotonic() > saved + SAVE_INTERVAL
@@ -184,8 +184,8 @@ class Chat:
     # Conversations
 
     def start(self, request: gr.Request, sent: str) -> list[Any]:
-        """The page is there. `sent` is what page.js says of it: the conversation that this tab showed before it
-        was reloaded, the settings that the browser keeps, and the width of the window."""
+        """The page is there. `sent` is what page.js says of it: the conversation that this tab showed before
+        it was reloaded, the settings that the browser keeps, and the width of the window."""
         page = _Sent.read(sent)
         conversation = _load(page.conversation, request)
         if not page.conversation:

@@ -59,7 +59,7 @@ def read_document(name: str, data: bytes, strings: Strings) -> str:
 
 
 def _decode(data: bytes) -> str | None:
-    """Text in UTF-8, in UTF-16 with a byte order mark, or in GB 18030, as old Chinese files are; else None."""
+    """Text in UTF-8, UTF-16 with a byte order mark, or GB 18030, which old Chinese files have; else None."""
     wide = data.startswith((b"\xff\xfe", b"\xfe\xff"))
     for encoding in ("utf-16",) if wide else ("utf-8-sig", "gb18030"):
         with contextlib.suppress(UnicodeError):

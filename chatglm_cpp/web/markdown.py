@@ -1,8 +1,8 @@
 """Replies and questions as the page shows them.
 
-The page renders Markdown and formulas, and removes from HTML what could run. Before that, everything that looks
-like HTML becomes text here, for a reply that speaks of `vector<int>` means no tag; and pictures become links, for
-a picture from elsewhere would tell its server that the reply was read.
+The page renders Markdown and formulas, and removes from HTML what could run. Before that, everything that
+looks like HTML becomes text here, for a reply that speaks of `vector<int>` means no tag; and pictures become
+links, for a picture from elsewhere would tell its server that the reply was read.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ LATEX_DELIMITERS: list[dict[str, str | bool]] = [
 # Between the < and the name of a tag it makes both ordinary text; nobody sees it.
 _WORD_JOINER = "\u2060"
 
-# Code first: in it, nothing else is looked for. A block that is still open goes on to the end. Formulas between
-# single dollars are those of pandoc's rule, so that "$5 and $6" are none. Their length is bounded, so that the
-# time is too: a reply may repeat the beginning of a formula a thousand times.
+# Code first: in it, nothing else is looked for. A block that is still open goes on to the end. Formulas
+# between single dollars are those of pandoc's rule, so that "$5 and $6" are none. Their length is bounded, so
+# that the time is too: a reply may repeat the beginning of a formula a thousand times.
 _PARTS = re.compile(
     r"""
     (?P<code>

@@ -46,8 +46,8 @@ def page_head() -> str:
 
 
 def build_page(pipeline: Pipeline, *, max_length: int = 8192, system: str = "") -> gr.Blocks:
-    """The page for a pipeline. `max_length` is what the setting of the context begins with, in tokens; `system`
-    the system prompt of new conversations."""
+    """The page for a pipeline. `max_length` is what the setting of the context begins with, in tokens;
+    `system` the system prompt of new conversations."""
     config = pipeline.config
     settings = settings_of(config.max_length, max_length)
     chat = Chat(pipeline, settings, system)

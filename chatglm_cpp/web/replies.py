@@ -24,13 +24,14 @@ class Progress:
     thought: str
     answer: str
     usage: Usage
+    ended: bool = False  # the last one of its reply
 
 
 async def write_reply(
     pipeline: Pipeline, messages: Messages, running: Running, **options: Any
 ) -> AsyncGenerator[Progress, None]:
-    """Says every INTERVAL seconds how far a reply is, and at last how it ended: `usage.finish_reason` is set in
-    the last one alone. Stopping `running` ends it, and so does closing the generator.
+    """Says every INTERVAL seconds how far a reply is, and at last how it ended. Stopping `running` ends it, and
+    so does closing the generator.
 
     Options and errors are those of Pipeline.chat.
     """
@@ -60,7 +61,7 @@ async def write_reply(
         finally:
             if piece is not None:
                 piece.cancel()
-    yield Progress(thought, answer, stream.usage)
+    yield Progress(thought, answer, stream.usage, ended=True)
 
 
 async def _next(stream: Stream[DeltaMessage, Any]) -> DeltaMessage | None:

@@ -14,8 +14,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ..pipeline import Pipeline
 from .documents import MAX_BYTES
 
-# Nothing but this server may be asked for anything, whatever a reply makes the page show. Gradio's own scripts
-# stand in its HTML.
+# Nothing but this server may be asked for anything, whatever a reply makes the page show. Gradio's own
+# scripts stand in its HTML.
 _POLICY = (
     "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; object-src 'none'; base-uri 'self'; "
     "form-action 'self'; frame-ancestors 'self'"

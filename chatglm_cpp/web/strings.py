@@ -20,26 +20,44 @@ _TABLE: dict[str, tuple[str, str]] = {
         "Conversations are kept in this browser, not on the server.",
         "对话只保存在这个浏览器里，不保存在服务器上。",
     ),
-    "placeholder": ("Ask a question, or drop a text, Markdown or PDF file", "输入问题，或拖入文本、Markdown、PDF 文件"),
+    "placeholder": (
+        "Ask a question, or drop a text, Markdown or PDF file",
+        "输入问题，或拖入文本、Markdown、PDF 文件",
+    ),
     "empty_title": ("Empty conversation", "空对话"),
     # Settings
     "settings": ("Settings", "设置"),
     "system": ("System prompt", "系统提示词"),
     "system_hint": ("How the assistant should behave", "希望助手怎样回答"),
     "temperature": ("Temperature", "温度"),
-    "temperature_hint": ("Low: steady. High: surprising. 0: always the likeliest word.", "越低越稳定，越高越随机；0 表示总取最可能的词。"),
+    "temperature_hint": (
+        "Low: steady. High: surprising. 0: always the likeliest word.",
+        "越低越稳定，越高越随机；0 表示总取最可能的词。",
+    ),
     "top_p": ("Top p", "Top p"),
-    "top_p_hint": ("Draw among the likeliest words that have this probability together.", "在累计概率达到此值的候选词中抽取。"),
+    "top_p_hint": (
+        "Draw among the likeliest words that have this probability together.",
+        "在累计概率达到此值的候选词中抽取。",
+    ),
     "top_k": ("Top k", "Top k"),
-    "top_k_hint": ("Draw among so many likeliest words; 0: all.", "只在最可能的若干个词中抽取；0 表示不限。"),
+    "top_k_hint": (
+        "Draw among so many likeliest words; 0: all.",
+        "只在最可能的若干个词中抽取；0 表示不限。",
+    ),
     "repetition_penalty": ("Repetition penalty", "重复惩罚"),
-    "repetition_penalty_hint": ("Above 1: words that were there are less likely.", "大于 1 时，出现过的词更难再出现。"),
+    "repetition_penalty_hint": (
+        "Above 1: words that were there are less likely.",
+        "大于 1 时，出现过的词更难再出现。",
+    ),
     "max_new_tokens": ("Longest reply, tokens", "回答最长词元数"),
     "max_new_tokens_hint": ("0: as long as the context allows.", "0 表示只受上下文长度限制。"),
     "max_length": ("Context, tokens", "上下文长度（词元）"),
     "max_length_hint": ("Conversation and reply together.", "对话与回答合计。"),
     "seed": ("Seed", "随机种子"),
-    "seed_hint": ("Same seed, same reply; -1: a new one each time.", "种子相同，回答相同；-1 表示每次都不同。"),
+    "seed_hint": (
+        "Same seed, same reply; -1: a new one each time.",
+        "种子相同，回答相同；-1 表示每次都不同。",
+    ),
     "when_full": ("When the context is full", "上下文满时"),
     "when_full_drop_oldest": ("Leave out the oldest turns", "省略最早的几轮"),
     "when_full_keep_head": ("Keep the first turn, leave out the next ones", "保留第一轮，省略其后的几轮"),
@@ -47,7 +65,10 @@ _TABLE: dict[str, tuple[str, str]] = {
     # Questions of the browser
     "ask_title": ("Title of the conversation:", "对话标题："),
     "ask_delete": ("Delete this conversation?", "删除这个对话？"),
-    "ask_delete_all": ("Delete all conversations that this browser keeps?", "删除这个浏览器保存的所有对话？"),
+    "ask_delete_all": (
+        "Delete all conversations that this browser keeps?",
+        "删除这个浏览器保存的所有对话？",
+    ),
     "storage_full": (
         "The browser's storage is full: this conversation is not saved. Delete some others.",
         "浏览器的存储空间已满，这个对话没有保存。请删除一些旧对话。",
@@ -78,7 +99,10 @@ _TABLE: dict[str, tuple[str, str]] = {
     ),
     # Errors
     "empty_question": ("Write a question first.", "请先输入问题。"),
-    "busy": ("Too many people are asking at the moment. Try again soon.", "当前提问的人太多，请稍后再试。"),
+    "busy": (
+        "Too many people are asking at the moment. Try again soon.",
+        "当前提问的人太多，请稍后再试。",
+    ),
     "context_full": (
         "The context is full. Shorten the question, begin a new conversation, choose another answer to "
         "“{when_full}”, or raise “{max_length}” in the settings. ({error})",
@@ -110,7 +134,7 @@ _TABLE: dict[str, tuple[str, str]] = {
     ),
     "file_bad_pdf": ("{name} is a PDF that cannot be read: {error}", "{name} 是无法读取的 PDF：{error}"),
     "file_gone": ("{name} did not arrive. Drop it again.", "{name} 没有上传成功，请重新拖入。"),
-}  # fmt: skip
+}
 
 ENGLISH: Strings = {key: english for key, (english, _) in _TABLE.items()}
 CHINESE: Strings = {key: chinese for key, (_, chinese) in _TABLE.items()}
