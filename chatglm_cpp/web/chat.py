@@ -67,7 +67,7 @@ class Chat:
         except InvalidArgument:
             yield gr.skip(), gr.skip(), show_error(strings["damaged"]), gr.skip()
             return
-        conversation.system = system
+        conversation.system = system or ""
         conversation.ask(question, documents)
         async for outputs in self._reply(conversation, options, request):
             yield outputs
@@ -79,7 +79,7 @@ class Chat:
         await self._replies.stop_and_wait(_page(request))
         conversation = _load(stored, request)
         if conversation.turns:
-            conversation.system = system
+            conversation.system = system or ""
             options = to_options(self._settings, settings)
             async for outputs in self._reply(conversation, options, request):
                 yield outputs
@@ -98,7 +98,7 @@ class Chat:
             return
         del conversation.turns[turn + 1 :]
         conversation.turns[turn].question = question
-        conversation.system = system
+        conversation.system = system or ""
         async for outputs in self._reply(conversation, to_options(self._settings, settings), request):
             yield outputs
 
@@ -191,7 +191,9 @@ class Chat:
         if not page.conversation:
             conversation.system = self._system
         sidebar = gr.Sidebar(open=page.width >= NARROW)
-        return [*_shown(conversation, request), sidebar, *accept_all(self._settings, page.settings)]
+        values = accept_all(self._settings, page.settings)
+        # Before, a question would have come too early.
+        return [*_shown(conversation, request), sidebar, gr.MultimodalTextbox(interactive=True), *values]
 
     def open(self, request: gr.Request, _: None, sent: str) -> list[Any]:
         """Shows a conversation of the list, which the browser sends."""
@@ -200,7 +202,7 @@ class Chat:
 
     def new(self, request: gr.Request, system: str, sent: str) -> list[Any]:
         """Begins a conversation, with the system prompt of the one before."""
-        return [*_shown(Conversation(system=system), request), _Sent.read(sent).sidebar()]
+        return [*_shown(Conversation(system=system or ""), request), _Sent.read(sent).sidebar()]
 
     def clear(self, request: gr.Request, stored: str) -> tuple[Any, Any, Any]:
         """Empties the conversation."""

@@ -99,6 +99,7 @@ def build_page(pipeline: Pipeline, *, max_length: int = 8192, system: str = "") 
             max_lines=12,
             max_plain_text_length=10_000,
             autofocus=True,
+            interactive=False,
             elem_id="box",
         )
 
@@ -107,7 +108,7 @@ def build_page(pipeline: Pipeline, *, max_length: int = 8192, system: str = "") 
         reply = [rows, stored, status, box]
         shown = [rows, stored, system_box, status]
 
-        page.load(chat.start, [sent], [*shown, sidebar, *values], js="() => [chatglm.start()]", **free)
+        page.load(chat.start, [sent], [*shown, sidebar, box, *values], js="() => [chatglm.start()]", **free)
         page.unload(chat.leave)
         box.submit(chat.ask, [stored, box, system_box, *values], reply, **free)
         rows.retry(chat.retry, [stored, system_box, *values], reply, **free)

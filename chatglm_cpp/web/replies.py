@@ -30,8 +30,8 @@ class Progress:
 async def write_reply(
     pipeline: Pipeline, messages: Messages, running: Running, **options: Any
 ) -> AsyncGenerator[Progress, None]:
-    """Says every INTERVAL seconds how far a reply is, and at last how it ended. Stopping `running` ends it, and
-    so does closing the generator.
+    """Says every INTERVAL seconds how far a reply is, and at last how it ended. Stopping `running` ends it,
+    and so does closing the generator.
 
     Options and errors are those of Pipeline.chat.
     """

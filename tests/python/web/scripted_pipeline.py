@@ -83,8 +83,8 @@ class ScriptedStream:
 
 
 class ScriptedPipeline:
-    """A pipeline that gives the replies of a script to questions that contain a key of it, and the model's own
-    replies to others."""
+    """A pipeline that gives the replies of a script to questions that contain a key of it, and the model's
+    own replies to others."""
 
     def __init__(self, pipeline: Pipeline, script: dict[str, Reply]) -> None:
         self._pipeline = pipeline
