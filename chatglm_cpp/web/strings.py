@@ -81,8 +81,8 @@ _TABLE: dict[str, tuple[str, str]] = {
     "thought": ("Thought", "思考过程"),
     "reply_speed": ("{n} tokens, {rate} tokens/s", "{n} 个词元，{rate} 词元/秒"),
     "prompt_speed": (
-        "prompt {n} tokens, {cached} of them known already, first word after {seconds} s",
-        "提示 {n} 个词元（其中 {cached} 个已缓存），{seconds} 秒后开始回答",
+        "prompt {n} tokens ({cached} from the cache), first word after {seconds} s",
+        "提示 {n} 个词元（已缓存 {cached}），{seconds} 秒后开始回答",
     ),
     "document_title": ("{name} · {n} tokens", "{name} · {n} 个词元"),
     "document_more": ("…", "……"),
