@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import socket
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +22,7 @@ _POLICY = (
     "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; object-src 'none'; base-uri 'self'; "
     "form-action 'self'; frame-ancestors 'self'"
 )
+_PORTS = range(7860, 7960)
 _HEADERS = [
     (b"content-security-policy", _POLICY.encode()),
     (b"referrer-policy", b"no-referrer"),
@@ -70,7 +73,7 @@ def serve(
 
     Args:
         host: address to listen on; "0.0.0.0" for all of the machine.
-        port: by default the first free one from 7860 on.
+        port: by default the first free one from 7860 on; 0 for any.
         share: ask Gradio's servers for a public address that leads here. Everything then passes them.
         auth: users and their passwords; without them whoever reaches the page may use it.
         max_length: tokens of a conversation and its reply at first; the user may change it.
@@ -78,8 +81,9 @@ def serve(
         open_browser: show the page in the user's browser.
 
     Raises:
-        OSError: the port is taken, or not to be had.
+        OSError: there is no such address here, or the port is taken or not to be had.
     """
+    port = _free_port(host, _PORTS if port is None else [port])
     with tempfile.TemporaryDirectory(prefix="chatglm_cpp-web-") as uploads, _environment(uploads):
         # Gradio reads its environment when it is imported, and when a page is built.
         from .page import CSS, THEME, TRANSLATIONS, build_page, page_head
@@ -116,6 +120,26 @@ def serve(
             yield Address(url, share_url)
         finally:
             page.close(verbose=False)
+
+
+def _free_port(host: str, ports: Sequence[int]) -> int:
+    """The first of `ports` that is free; for 0, which stands for any, its number."""
+    for port in ports:
+        try:
+            family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+            with socket.socket(family, kind, protocol) as probe:
+                if os.name == "posix":  # where it means what a server that was just ended needs
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
+                return int(probe.getsockname()[1])
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise type(error)(
+                    f"The page cannot be served at {host}, port {port}: {error.strerror}."
+                ) from None
+    if len(ports) == 1:
+        raise OSError(f"Port {ports[0]} is taken at {host}: choose another one with --port.")
+    raise OSError(f"The ports {ports[0]} to {ports[-1]} are all taken at {host}: choose one with --port.")
 
 
 @contextmanager
