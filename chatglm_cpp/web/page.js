@@ -85,13 +85,13 @@ window.chatglm = (() => {
 
     // The answer is a value that changes when something is to be deleted, which `remove` then does.
     askDelete(id, before) {
-      if (!id || !confirm(texts.ask_delete)) return before;
+      if (!id || !confirm(texts.ask_delete)) return before ?? "";
       doomed = [id];
       return String(Date.now());
     },
 
     askDeleteAll(before) {
-      if (!ids().length || !confirm(texts.ask_delete_all)) return before;
+      if (!ids().length || !confirm(texts.ask_delete_all)) return before ?? "";
       doomed = ids();
       return String(Date.now());
     },

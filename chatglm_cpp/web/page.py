@@ -54,7 +54,7 @@ def build_page(pipeline: Pipeline, *, max_length: int = 8192, system: str = "") 
     with gr.Blocks(title=config.name or "chatglm_cpp", fill_height=True, analytics_enabled=False) as page:
         stored = gr.Textbox(visible=False)  # the conversation, as JSON
         sent = gr.Textbox(visible=False)  # what page.js sends
-        doomed = gr.Textbox(visible=False)  # changes when something is to be deleted
+        doomed = gr.Textbox("", visible=False)  # changes when something is to be deleted
         with gr.Sidebar(open=False, elem_id="sidebar") as sidebar:
             new = gr.Button(_t("new"), variant="primary", elem_id="new")
             choices = gr.Radio([], label=_t("conversations"), elem_id="conversations", container=False)

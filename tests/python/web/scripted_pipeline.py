@@ -48,6 +48,7 @@ class ScriptedStream:
     def __init__(self, reply: Reply) -> None:
         self._reply, self._pieces = reply, reply.pieces()
         self._cancelled = False
+        self.closed = threading.Event()
         self.usage = Usage(2048, 0, 0, 0, None, 0.0, 0.5, 1.0, 12.5)
 
     async def __anext__(self) -> DeltaMessage:
@@ -76,6 +77,7 @@ class ScriptedStream:
 
     def __exit__(self, *_: object) -> None:
         self.cancel()
+        self.closed.set()
 
     @property
     def cancelled(self) -> bool:

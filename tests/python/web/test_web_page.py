@@ -24,7 +24,7 @@ expect = playwright_api.expect
 expect.set_options(timeout=30_000)
 
 # A constant of Starlette that Gradio still uses.
-pytestmark = pytest.mark.filterwarnings("ignore:'HTTP_422_UNPROCESSABLE_ENTITY':DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:'HTTP_422_UNPROCESSABLE_ENTITY' is deprecated")
 
 MARKDOWN = r"""## Roots
 
@@ -76,10 +76,17 @@ def browser() -> Iterator[Any]:
         browser.close()
 
 
+@pytest.fixture(scope="module")
+def shared(browser: Any) -> Any:
+    return browser.new_context(locale="en-US")
+
+
 @pytest.fixture
-def open_page(browser: Any, address: str, scripted: ScriptedPipeline) -> Iterator[Callable[..., Any]]:
-    """open_page(**context) is the page in a browser of its own. None may ask another server for anything, nor
-    have an error."""
+def open_page(
+    browser: Any, shared: Any, address: str, scripted: ScriptedPipeline
+) -> Iterator[Callable[..., Any]]:
+    """open_page(**context) is the page in a browser of its own. None may ask another server for anything,
+    nor have an error."""
     scripted.script = script()
     contexts, outside, errors = [], [], []
 
@@ -87,12 +94,13 @@ def open_page(browser: Any, address: str, scripted: ScriptedPipeline) -> Iterato
         if not request.url.startswith((address, "data:", "blob:")):
             outside.append(request.url)
 
-    def open_page(locale: str = "en-US", **options: Any) -> Any:
-        context = browser.new_context(locale=locale, **options)
+    def open_page(**options: Any) -> Any:
+        # A browser that was here before has the page's scripts, which saves most of the time.
+        context = browser.new_context(**{"locale": "en-US", **options}) if options else shared
         context.set_default_timeout(30_000)
         contexts.append(context)
-        context.on("request", note_request)
         page = context.new_page()
+        page.on("request", note_request)
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto(address)
         expect(page.locator("#box textarea")).to_be_enabled()
@@ -100,8 +108,18 @@ def open_page(browser: Any, address: str, scripted: ScriptedPipeline) -> Iterato
 
     yield open_page
     for context in contexts:
-        context.close()
+        if context is not shared:
+            context.close()
     assert outside == [] and errors == []
+
+
+@pytest.fixture
+def page(open_page: Callable[..., Any]) -> Iterator[Any]:
+    """The page in English on a large screen, for a user who has not been here before."""
+    page = open_page()
+    yield page
+    page.evaluate("localStorage.clear()")
+    page.close()
 
 
 def ask(page: Any, question: str) -> None:
@@ -121,8 +139,7 @@ def conversations(page: Any) -> Any:
     return page.locator("#conversations label")
 
 
-def test_a_reply_comes_word_by_word_and_stops(open_page: Any, scripted: ScriptedPipeline) -> None:
-    page = open_page()
+def test_a_reply_comes_word_by_word_and_stops(page: Any, scripted: ScriptedPipeline) -> None:
     ask(page, "an endless story")
     expect(page.locator("#box textarea")).to_have_value("")
     expect(answers(page)).to_contain_text("word word word")
@@ -136,8 +153,7 @@ def test_a_reply_comes_word_by_word_and_stops(open_page: Any, scripted: Scripted
     expect(answers(page)).to_contain_text("word word word")
 
 
-def test_conversations_outlive_a_reload(open_page: Any) -> None:
-    page = open_page()
+def test_conversations_outlive_a_reload(page: Any) -> None:
     ask(page, "Who are you?")
     ended(page)
     expect(answers(page)).to_contain_text("demonstration model")
@@ -171,8 +187,7 @@ def test_conversations_outlive_a_reload(open_page: Any) -> None:
     expect(conversations(page)).to_have_count(0)
 
 
-def test_leaving_a_conversation_keeps_what_was_written(open_page: Any, scripted: ScriptedPipeline) -> None:
-    page = open_page()
+def test_leaving_a_conversation_keeps_what_was_written(page: Any, scripted: ScriptedPipeline) -> None:
     ask(page, "endless")
     expect(answers(page)).to_contain_text("word word")
     page.locator("#new").click()
@@ -182,8 +197,7 @@ def test_leaving_a_conversation_keeps_what_was_written(open_page: Any, scripted:
     expect(answers(page)).to_contain_text("word word")
 
 
-def test_the_bin_empties_the_conversation(open_page: Any) -> None:
-    page = open_page()
+def test_the_bin_empties_the_conversation(page: Any) -> None:
     ask(page, "riddle")
     ended(page)
     page.locator("#rows button[aria-label='Clear']").click()
@@ -191,8 +205,7 @@ def test_the_bin_empties_the_conversation(open_page: Any) -> None:
     expect(answers(page)).to_have_count(0)
 
 
-def test_a_question_is_edited_and_asked_again(open_page: Any, scripted: ScriptedPipeline) -> None:
-    page = open_page()
+def test_a_question_is_edited_and_asked_again(page: Any, scripted: ScriptedPipeline) -> None:
     ask(page, "a riddle with #include <vector>")
     ended(page)
     ask(page, "Who are you?")
@@ -215,8 +228,7 @@ def test_a_question_is_edited_and_asked_again(open_page: Any, scripted: Scripted
     expect(answers(page)).to_have_text("It is a comb.")
 
 
-def test_thoughts_are_folded(open_page: Any) -> None:
-    page = open_page()
+def test_thoughts_are_folded(page: Any) -> None:
     ask(page, "a riddle")
     ended(page)
     expect(answers(page)).to_have_text("The answer is a river.")
@@ -231,8 +243,7 @@ def drop(page: Any, name: str, data: bytes) -> None:
     expect(page.locator("#box .thumbnail-item")).to_be_visible()
 
 
-def test_a_document_is_read_with_its_progress(open_page: Any, scripted: ScriptedPipeline) -> None:
-    page = open_page()
+def test_a_document_is_read_with_its_progress(page: Any, scripted: ScriptedPipeline) -> None:
     drop(page, "notes.md", "# 笔记\n\nThe river is long.".encode("gb18030"))
     ask(page, "Sum up the document")
     expect(page.locator("#status progress")).to_have_attribute("value", "1024")
@@ -253,24 +264,21 @@ def test_a_document_is_read_with_its_progress(open_page: Any, scripted: Scripted
         ("long.txt", b"a long line of text\n" * 5000, "fit beside a reply"),
     ],
 )
-def test_a_file_that_is_not_read_says_why(open_page: Any, name: str, data: bytes, sentence: str) -> None:
-    page = open_page()
+def test_a_file_that_is_not_read_says_why(page: Any, name: str, data: bytes, sentence: str) -> None:
     drop(page, name, data)
     ask(page, "What is it?")
     expect(page.locator("#status .error")).to_contain_text(sentence)
     expect(page.locator("#box textarea")).to_have_value("What is it?")
 
 
-def test_a_full_context_is_told(open_page: Any) -> None:
-    page = open_page()
+def test_a_full_context_is_told(page: Any) -> None:
     ask(page, "long " * 1800)
     expect(page.locator("#status .error")).to_contain_text("The context is full")
     ask(page, "Who are you?")
     expect(answers(page).last).to_contain_text("demonstration model")
 
 
-def test_replies_are_shown_and_never_run(open_page: Any) -> None:
-    page = open_page()
+def test_replies_are_shown_and_never_run(page: Any) -> None:
     ask(page, "formula")
     ended(page)
     reply = answers(page)
@@ -285,7 +293,7 @@ def test_replies_are_shown_and_never_run(open_page: Any) -> None:
 
 @pytest.mark.parametrize("width", [360, 768])
 def test_nothing_sticks_out_of_a_narrow_screen(open_page: Any, width: int) -> None:
-    page = open_page("zh-CN", viewport={"width": width, "height": 700}, is_mobile=True, has_touch=True)
+    page = open_page(locale="zh-CN", viewport={"width": width, "height": 700}, is_mobile=True, has_touch=True)
     ask(page, "formula")
     ended(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -299,16 +307,15 @@ def test_nothing_sticks_out_of_a_narrow_screen(open_page: Any, width: int) -> No
 
 
 def test_the_page_speaks_the_language_of_the_browser(open_page: Any) -> None:
-    page = open_page("zh-CN")
+    page = open_page(locale="zh-CN")
     expect(page.locator("#new")).to_have_text("新对话")
     expect(page.locator("#rows")).to_contain_text("有什么可以帮你？")
     ask(page, "你好")
     expect(page.locator("#speed")).to_contain_text("词元/秒")
-    expect(open_page("de-DE").locator("#new")).to_have_text("New conversation")
+    expect(open_page(locale="de-DE").locator("#new")).to_have_text("New conversation")
 
 
-def test_settings_reach_the_model_and_are_kept(open_page: Any, scripted: ScriptedPipeline) -> None:
-    page = open_page(color_scheme="light")
+def test_settings_reach_the_model_and_are_kept(page: Any, scripted: ScriptedPipeline) -> None:
     page.locator("#settings button").first.click()
     page.get_by_label(re.compile("Top k")).first.fill("7")
     page.get_by_label(re.compile("Longest reply")).fill("20")
@@ -335,7 +342,7 @@ def test_users_are_answered_together_and_a_page_that_goes_takes_its_reply_along(
     open_page: Any, scripted: ScriptedPipeline
 ) -> None:
     scripted.script = {"first": Reply("one", endless=True), "second": Reply("two", endless=True)}
-    first, second = open_page(), open_page()
+    first, second = open_page(color_scheme="dark"), open_page()
     ask(first, "first")
     expect(answers(first)).to_contain_text("one one")
     ask(second, "second")
@@ -346,12 +353,7 @@ def test_users_are_answered_together_and_a_page_that_goes_takes_its_reply_along(
     first.context.close()
     before = answers(second).inner_text()
     expect(answers(second)).not_to_have_text(before)
-    second.wait_for_function("() => true")
-    for _ in range(600):
-        if scripted.streams["first"].cancelled:
-            break
-        second.wait_for_timeout(50)
-    assert scripted.streams["first"].cancelled
+    assert scripted.streams["first"].closed.wait(60)
     assert not scripted.streams["second"].cancelled
     second.locator("#box .stop-button").click()
     expect(second.locator("#status")).to_contain_text("Stopped.")
