@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted_pipeline import Reply, ScriptedPipeline
 
 from chatglm_cpp import Pipeline
 
@@ -23,8 +22,10 @@ if CHROMIUM is None:
 expect = playwright_api.expect
 expect.set_options(timeout=30_000)
 
-# A constant of Starlette that Gradio still uses.
-pytestmark = pytest.mark.filterwarnings("ignore:'HTTP_422_UNPROCESSABLE_ENTITY' is deprecated")
+from page_server import GRADIO_WARNING, serving
+from scripted_pipeline import Reply, ScriptedPipeline
+
+pytestmark = pytest.mark.filterwarnings(GRADIO_WARNING)
 
 MARKDOWN = r"""## Roots
 
@@ -56,9 +57,7 @@ def script() -> dict[str, Reply]:
 
 @pytest.fixture(scope="module")
 def address(scripted: ScriptedPipeline) -> Iterator[str]:
-    from chatglm_cpp.web import serve
-
-    with serve(scripted, port=0) as address:  # type: ignore[arg-type]
+    with serving(scripted) as address:
         yield address.url
 
 
@@ -291,8 +290,8 @@ def test_replies_are_shown_and_never_run(page: Any) -> None:
     assert page.evaluate("window.ran") is None
 
 
-@pytest.mark.parametrize("width", [360, 768])
-def test_nothing_sticks_out_of_a_narrow_screen(open_page: Any, width: int) -> None:
+def test_nothing_sticks_out_of_a_narrow_screen(open_page: Any) -> None:
+    width = 360
     page = open_page(locale="zh-CN", viewport={"width": width, "height": 700}, is_mobile=True, has_touch=True)
     ask(page, "formula")
     ended(page)

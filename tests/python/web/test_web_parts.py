@@ -15,9 +15,15 @@ import pytest
 
 from chatglm_cpp import InvalidArgument, Pipeline
 from chatglm_cpp.cli import main
+
+pytest.importorskip("gradio", reason="the page needs gradio", exc_type=ImportError)
+
+from page_server import GRADIO_WARNING, serving
+
 from chatglm_cpp.web.conversation import Conversation, Document, Turn
 from chatglm_cpp.web.documents import MAX_BYTES, DocumentError, read_document, take_file
 from chatglm_cpp.web.markdown import read_question, show_question, show_reply
+from chatglm_cpp.web.page import page_head
 from chatglm_cpp.web.replies import Replies, write_reply
 from chatglm_cpp.web.rows import make_rows, question_of_row
 from chatglm_cpp.web.settings import accept_all, settings_of, to_options
@@ -221,13 +227,10 @@ def test_wrong_options_are_told(
     assert sentence in capsys.readouterr().err
 
 
-@pytest.mark.filterwarnings("ignore:'HTTP_422_UNPROCESSABLE_ENTITY' is deprecated")
+@pytest.mark.filterwarnings(GRADIO_WARNING)
 def test_the_page_is_safe_by_itself_and_asks_for_the_password(pipeline: Pipeline) -> None:
-    pytest.importorskip("gradio", reason="the page needs gradio", exc_type=ImportError)
-    from chatglm_cpp.web import serve
-
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with serve(pipeline, port=0, auth=[("me", "secret")]) as address:
+    with serving(pipeline, auth=[("me", "secret")]) as address:
         assert address.url.startswith("http://127.0.0.1:") and address.share_url is None
         with opener.open(address.url) as answer:
             page = answer.read().decode()
@@ -238,7 +241,7 @@ def test_the_page_is_safe_by_itself_and_asks_for_the_password(pipeline: Pipeline
         assert refused.value.code == 401
         refused.value.close()
         port = int(address.url.rstrip("/").rpartition(":")[2])
-        with pytest.raises(OSError, match="is taken"), serve(pipeline, port=port):
+        with pytest.raises(OSError, match="is taken"), serving(pipeline, port=port):
             pass
     with socket.socket() as probe:
         probe.settimeout(5)
@@ -246,8 +249,5 @@ def test_the_page_is_safe_by_itself_and_asks_for_the_password(pipeline: Pipeline
 
 
 def test_what_the_browser_is_told_is_json() -> None:
-    pytest.importorskip("gradio", reason="the page needs gradio", exc_type=ImportError)
-    from chatglm_cpp.web.page import page_head
-
     head = page_head()
     assert "__CHINESE__" not in head and json.dumps(CHINESE["ask_delete"], ensure_ascii=False) in head
