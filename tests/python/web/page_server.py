@@ -8,10 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
+
 from chatglm_cpp.web import Address, serve
 
-# A constant of Starlette that Gradio still uses.
-GRADIO_WARNING = "ignore:'HTTP_422_UNPROCESSABLE_ENTITY' is deprecated"
+# A constant of Starlette that Gradio still uses, and event loops that it leaves open when it ends.
+GRADIO_WARNINGS = [
+    pytest.mark.filterwarnings("ignore:'HTTP_422_UNPROCESSABLE_ENTITY' is deprecated"),
+    pytest.mark.filterwarnings("ignore:unclosed (event loop|<socket):ResourceWarning"),
+]
 
 
 @contextmanager
@@ -19,7 +24,7 @@ def serving(pipeline: Any, **options: Any) -> Iterator[Address]:
     """`serve` at any free port."""
     with serve(pipeline, **{"port": 0, **options}) as address:
         yield address
-    # Gradio leaves an event loop open, of which a later test would be told.
+    # Before a test that knows nothing of these warnings.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         gc.collect()

@@ -22,10 +22,10 @@ if CHROMIUM is None:
 expect = playwright_api.expect
 expect.set_options(timeout=30_000)
 
-from page_server import GRADIO_WARNING, serving
-from scripted_pipeline import Reply, ScriptedPipeline
+from page_server import GRADIO_WARNINGS, serving  # noqa: E402
+from scripted_pipeline import Reply, ScriptedPipeline  # noqa: E402
 
-pytestmark = pytest.mark.filterwarnings(GRADIO_WARNING)
+pytestmark = GRADIO_WARNINGS
 
 MARKDOWN = r"""## Roots
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 import threading
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -18,7 +19,7 @@ from chatglm_cpp.cli import main
 
 pytest.importorskip("gradio", reason="the page needs gradio", exc_type=ImportError)
 
-from page_server import GRADIO_WARNING, serving
+from page_server import GRADIO_WARNINGS, serving
 
 from chatglm_cpp.web.conversation import Conversation, Document, Turn
 from chatglm_cpp.web.documents import MAX_BYTES, DocumentError, read_document, take_file
@@ -28,6 +29,8 @@ from chatglm_cpp.web.replies import Replies, write_reply
 from chatglm_cpp.web.rows import make_rows, question_of_row
 from chatglm_cpp.web.settings import accept_all, settings_of, to_options
 from chatglm_cpp.web.strings import CHINESE, ENGLISH, strings_for
+
+pytestmark = GRADIO_WARNINGS
 
 
 @pytest.mark.parametrize(
@@ -208,6 +211,9 @@ def test_a_dropped_reply_gives_its_place_back(pipeline: Pipeline) -> None:
             await writing.aclose()
 
     asyncio.run(drop())
+    deadline = time.monotonic() + 30
+    while pipeline.stats.running and time.monotonic() < deadline:
+        time.sleep(0.001)
     assert pipeline.stats.running == 0
 
 
@@ -227,7 +233,6 @@ def test_wrong_options_are_told(
     assert sentence in capsys.readouterr().err
 
 
-@pytest.mark.filterwarnings(GRADIO_WARNING)
 def test_the_page_is_safe_by_itself_and_asks_for_the_password(pipeline: Pipeline) -> None:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with serving(pipeline, auth=[("me", "secret")]) as address:
