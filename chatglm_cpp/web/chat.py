@@ -262,8 +262,9 @@ def _shown(conversation: Conversation, request: gr.Request) -> tuple[Any, Any, A
 
 
 def _context_full(error: ContextLengthError, strings: Strings) -> str:
+    numbers = str(error).partition(". ")[0]  # what comes after is for programs
     return strings["context_full"].format(
-        error=error, when_full=strings["when_full"], max_length=strings["max_length"]
+        error=numbers, when_full=strings["when_full"], max_length=strings["max_length"]
     )
 
 

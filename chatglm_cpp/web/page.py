@@ -33,16 +33,16 @@ THEME = gr.themes.Base(
     font=["system-ui", "-apple-system", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", "sans-serif"],
     font_mono=["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"],
 )
-CSS = (_FOLDER / "page.css").read_text("utf-8")
 
 
 def page_head() -> str:
-    """The script of the page, for its head."""
+    """Style and script of the page, for its head: of a style that it is given, Gradio changes the selectors."""
     script = (_FOLDER / "page.js").read_text("utf-8")
     for mark, strings in (("__CHINESE__", CHINESE), ("__ENGLISH__", ENGLISH)):
         texts = {key: strings[key] for key in _BROWSER_STRINGS}
         script = script.replace(mark, json.dumps(texts, ensure_ascii=False))
-    return f'<meta name="color-scheme" content="light dark"><script>{script}</script>'
+    style = (_FOLDER / "page.css").read_text("utf-8")
+    return f"<style>{style}</style><script>{script}</script>"
 
 
 def build_page(pipeline: Pipeline, *, max_length: int = 8192, system: str = "") -> gr.Blocks:

@@ -86,7 +86,7 @@ def serve(
     port = _free_port(host, _PORTS if port is None else [port])
     with tempfile.TemporaryDirectory(prefix="chatglm_cpp-web-") as uploads, _environment(uploads):
         # Gradio reads its environment when it is imported, and when a page is built.
-        from .page import CSS, THEME, TRANSLATIONS, build_page, page_head
+        from .page import THEME, TRANSLATIONS, build_page, page_head
 
         page = build_page(pipeline, max_length=max_length, system=system)
         # A shared page loads scripts of Gradio's from elsewhere.
@@ -114,7 +114,6 @@ def serve(
                 },
                 i18n=TRANSLATIONS,
                 theme=THEME,
-                css=CSS,
                 head=page_head(),
             )
             yield Address(url, share_url)
