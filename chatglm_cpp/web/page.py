@@ -36,7 +36,7 @@ THEME = gr.themes.Base(
 
 
 def page_head() -> str:
-    """Style and script of the page, for its head. Gradio changes the selectors of a style that it is given."""
+    """Style and script of the page, for its head: Gradio changes the selectors of a style it is given."""
     script = (_FOLDER / "page.js").read_text("utf-8")
     for mark, strings in (("__CHINESE__", CHINESE), ("__ENGLISH__", ENGLISH)):
         texts = {key: strings[key] for key in _BROWSER_STRINGS}

@@ -216,21 +216,21 @@ def test_a_question_is_edited_and_asked_again(page: Any, scripted: ScriptedPipel
     field = page.locator("#rows textarea").first
     field.fill(field.input_value() + "?")
     page.locator("#rows button[aria-label='Submit']").first.click()
-    expect(answers(page)).to_have_text("It is a clock.")
+    expect(answers(page)).to_have_text(["It is a clock."])
     ended(page)
     assert [m.content for m in scripted.asked[-1]] == ["a riddle with #include <vector>?"]
     scripted.script["riddle"] = Reply("It is a comb.")
     page.locator("#rows button[aria-label='Retry']").last.click()
-    expect(answers(page)).to_have_text("It is a comb.")
+    expect(answers(page)).to_have_text(["It is a comb."])
     ended(page)
     page.reload()
-    expect(answers(page)).to_have_text("It is a comb.")
+    expect(answers(page)).to_have_text(["It is a comb."])
 
 
 def test_thoughts_are_folded(page: Any) -> None:
     ask(page, "a riddle")
     ended(page)
-    expect(answers(page)).to_have_text("The answer is a river.")
+    expect(answers(page)).to_have_text(["The answer is a river."])
     expect(page.get_by_text("never walks")).to_have_count(0)
     page.get_by_text("Thought", exact=True).click()
     expect(page.get_by_text("never walks")).to_be_visible()
@@ -248,7 +248,7 @@ def test_a_document_is_read_with_its_progress(page: Any, scripted: ScriptedPipel
     expect(page.locator("#status progress")).to_have_attribute("value", "1024")
     expect(page.locator("#status")).to_contain_text("1,024 of 2,048 tokens")
     scripted.script["document"].release()
-    expect(answers(page)).to_have_text("I have read it.")
+    expect(answers(page)).to_have_text(["I have read it."])
     ended(page)
     expect(page.locator("#rows .user").first).to_contain_text("notes.md")
     (message,) = scripted.asked[-1]
