@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from .. import __version__
 from .._C import Error
-from . import batch, bench, chat, generate, info, perplexity, serve
+from . import batch, bench, chat, generate, info, perplexity, serve, web
 from .terminal import use_utf8
 
 EXIT_BAD_INPUT = 2  # argparse uses the same for a wrong option
@@ -37,6 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     info.add_parser(commands)
     bench.add_parser(commands)
     perplexity.add_parser(commands)
+    web.add_parser(commands)
     return parser
 
 

@@ -1,0 +1,30 @@
+"""The page's server in tests where warnings are errors."""
+
+from __future__ import annotations
+
+import gc
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from chatglm_cpp.web import Address, serve
+
+# A constant of Starlette that Gradio still uses, and event loops that it leaves open when it ends.
+GRADIO_WARNINGS = [
+    pytest.mark.filterwarnings("ignore:'HTTP_422_UNPROCESSABLE_ENTITY' is deprecated"),
+    pytest.mark.filterwarnings("ignore:unclosed (event loop|<socket):ResourceWarning"),
+]
+
+
+@contextmanager
+def serving(pipeline: Any, **options: Any) -> Iterator[Address]:
+    """`serve` at any free port."""
+    with serve(pipeline, **{"port": 0, **options}) as address:
+        yield address
+    # Before a test that knows nothing of these warnings.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
