@@ -33,10 +33,13 @@ struct SessionHeader {
     // The program that computed the pages: others may round differently.
     std::string engine;
     struct Adapter {
-        std::string name;
+        std::string name;  // for sentences
         std::string fingerprint;
         double scale = 1;
-        bool operator==(const Adapter&) const = default;
+        // By what it does, whatever its file is called.
+        bool operator==(const Adapter& other) const {
+            return fingerprint == other.fingerprint && scale == other.scale;
+        }
     };
     std::vector<Adapter> adapters;
     std::vector<int32_t> ids;  // tokens of the pages

@@ -29,6 +29,17 @@ print(session.cached_tokens, reply.usage.cached_tokens, ids)
 """
 
 
+@pytest.fixture(scope="module")
+def adapter(fixtures, tmp_path_factory) -> Path:
+    convert = pytest.importorskip(
+        "chatglm_cpp.convert", reason="the converter's dependencies are not installed", exc_type=ImportError
+    ).convert
+    path = tmp_path_factory.mktemp("adapters") / "adapter.gguf"
+    checkpoints = fixtures / "checkpoints"
+    convert(checkpoints / "chatglm3-6b-lora", path, base=checkpoints / "chatglm3-6b")
+    return path
+
+
 def talk(pipeline: Pipeline) -> list[ChatMessage | dict[str, str]]:
     messages = [{"role": "user", "content": QUESTION}]
     return [*messages, pipeline.chat(messages, **OPTIONS)]
@@ -88,7 +99,7 @@ def test_calls_thoughts_and_tools_come_back(converted, tmp_path):
         assert session.model == pipeline.config.name
 
 
-def test_what_differs_is_said(converted, tmp_path):
+def test_what_differs_is_said(converted, adapter, tmp_path):
     path, file = converted("chatglm3-6b"), tmp_path / "a"
     pipeline = Pipeline(path)
     messages = talk(pipeline)
@@ -98,16 +109,15 @@ def test_what_differs_is_said(converted, tmp_path):
     with pytest.raises(InvalidArgument, match="kv_dtype to f16"):
         Pipeline(path, kv_dtype="f32").load_session(file)
     adapted = Pipeline(path)
-    adapted.attach_lora(converted("chatglm3-6b-lora"), 0.5)
+    adapted.attach_lora(adapter, 0.5)
     with pytest.raises(InvalidArgument, match=r"adapters: none; in use are '.*gguf' at 0\.5"):
         adapted.load_session(file)
-    adapted.detach_lora(converted("chatglm3-6b-lora"))
+    adapted.detach_lora(adapter)
     assert adapted.load_session(file).cached_tokens >= 64
     assert chatglm_cpp.read_session(file).messages[1] == messages[1]
 
 
-def test_adapters_are_known_by_what_is_in_them(converted, tmp_path):
-    adapter = converted("chatglm3-6b-lora")
+def test_adapters_are_known_by_what_is_in_them(converted, adapter, tmp_path):
     copy = tmp_path / "copy.gguf"
     copy.write_bytes(adapter.read_bytes())
     pipeline = Pipeline(converted("chatglm3-6b"), lora=adapter)
@@ -117,8 +127,7 @@ def test_adapters_are_known_by_what_is_in_them(converted, tmp_path):
         Pipeline(pipeline.path, lora={copy: 2.0}).load_session(tmp_path / "a")
 
 
-def test_attach_and_detach(converted):
-    adapter = converted("chatglm3-6b-lora")
+def test_attach_and_detach(converted, adapter):
     pipeline = Pipeline(converted("chatglm3-6b"))
     plain = pipeline.embed("a")
     pipeline.attach_lora(adapter)
