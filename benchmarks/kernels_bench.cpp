@@ -6,6 +6,9 @@
 //   c++ -std=c++20 -O3 -I csrc -I csrc/include benchmarks/kernels_bench.cpp
 //   BUILD/libchatglm_{backend,format,core}.a
 //   ./a.out [table] [type]
+//
+// With -DCHATGLM_TWIN and tests/cpp/backend/avxvnni_twin.cpp, compiled with -mavx512f -mavx512bw -mavx512vl
+// -mavx512vnni -mfma -mf16c, the kernels for AVX-VNNI run on processors with AVX-512 VNNI, too.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -16,6 +19,12 @@
 
 #include "backend/cpu/kernels/kernels.h"
 #include "format/quantize.h"
+
+#ifdef CHATGLM_TWIN
+namespace chatglm::cpu {
+const Kernels* avxvnni_twin_kernels();
+}
+#endif
 
 using namespace chatglm;
 using namespace chatglm::cpu;
@@ -161,9 +170,13 @@ int main(int argc, char** argv) {
     bool found = false;
 
     int count = 0;
-    const Kernels* const* tables = runnable_kernels(&count);
-    for (int t = 0; t < count; ++t) {
-        const Kernels& k = *tables[t];
+    const Kernels* const* runnable = runnable_kernels(&count);
+    std::vector<const Kernels*> tables(runnable, runnable + count);
+#ifdef CHATGLM_TWIN
+    tables.push_back(avxvnni_twin_kernels());
+#endif
+    for (const Kernels* table : tables) {
+        const Kernels& k = *table;
         if (!only_table.empty() && only_table != k.name) continue;
         found = true;
         std::printf("%-10s %-5s %10s %10s %8s %8s %8s %8s %8s %10s\n", k.name, "type", "read GB/s", "x1 GB/s",

@@ -273,3 +273,26 @@ def to_token_ids(ids: Iterable[int], vocab_size: int, what: str = "ids") -> list
 
 def _outside(bad: int, vocab_size: int, what: str) -> InvalidArgument:
     return InvalidArgument(f"{what} holds {bad}; the vocabulary has the ids 0 to {vocab_size - 1}.")
+
+
+def to_dicts(messages: Iterable[ChatMessage]) -> list[dict[str, Any]]:
+    """The messages in OpenAI's form, which to_messages() takes back."""
+    return [_to_dict(message) for message in messages]
+
+
+def _to_dict(message: ChatMessage) -> dict[str, Any]:
+    result: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.reasoning_content:
+        result["reasoning_content"] = message.reasoning_content
+    if message.tool_calls:
+        result["tool_calls"] = [_call_to_dict(call) for call in message.tool_calls]
+    return result
+
+
+def _call_to_dict(call: ToolCallMessage) -> dict[str, Any]:
+    body = (
+        {"code": {"input": call.code.input}}
+        if call.type == ToolCallMessage.TYPE_CODE
+        else {"function": {"name": call.function.name, "arguments": call.function.arguments}}
+    )
+    return {"id": call.id, "type": call.type, **body}

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from .. import __version__
 from .._C import Error
-from . import bench, chat, info, perplexity
+from . import bench, chat, generate, info, perplexity
 from .terminal import use_utf8
 
 EXIT_BAD_INPUT = 2  # argparse uses the same for a wrong option
@@ -26,6 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"chatglm-cpp {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     chat.add_parser(commands)
+    generate.add_parser(commands)
     commands.add_parser(
         "convert",
         help="convert a Hugging Face checkpoint, or a file of chatglm.cpp up to 0.4, to GGUF",

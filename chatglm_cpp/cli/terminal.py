@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -11,6 +12,9 @@ from pathlib import Path
 from typing import TextIO
 
 from .._C import InvalidArgument
+from ..model_file import cache_folder
+
+QUOTES = '"""'
 
 
 def use_utf8() -> None:
@@ -50,83 +54,79 @@ def is_terminal(stream: TextIO | None) -> bool:
     return stream is not None and stream.isatty()
 
 
-def line_reader() -> Callable[[str], str]:
-    """Asks for one line: with editing and history where prompt_toolkit is installed, else plainly.
+def question_reader(remember: bool) -> Callable[[str], str]:
+    """Asks for a question: with editing and history where prompt_toolkit is installed, else plainly.
 
-    Raises EOFError at the end of the input, KeyboardInterrupt at Ctrl-C.
+    A backslash at the end of a line, or Alt+Enter while editing, begins another line of the same question;
+    a line of three quotation marks begins and ends one of several lines. With `remember` the history is kept
+    for the next conversation. The reader raises EOFError at the end of the input, KeyboardInterrupt at
+    Ctrl-C.
     """
     if sys.stdin is None:
         raise InvalidArgument("Standard input is closed: a conversation needs it.")
     if is_terminal(sys.stdin) and is_terminal(sys.stdout):
         with contextlib.suppress(ImportError):
-            from prompt_toolkit import PromptSession
-
-            return PromptSession[str]().prompt
+            return _join_lines(_editing_reader(remember))
     if is_terminal(sys.stdin):
-        return input
-
-    def read(_: str) -> str:  # a prompt would only litter the output of a script
-        return input()
-
-    return read
+        return _join_lines(input)
+    return _join_lines(lambda _: input())  # a prompt would only litter the output of a script
 
 
-def note_printer() -> Callable[[str], None]:
-    """Prints what the program itself says, apart from replies: dimmed where rich is installed."""
-    dim = _dim_printer("\n") if is_terminal(sys.stdout) else None
-    return dim or (lambda text: print(text, file=sys.stderr))
+def _join_lines(read: Callable[[str], str]) -> Callable[[str], str]:
+    def read_question(label: str) -> str:
+        line = read(label)
+        if line.strip() == QUOTES:
+            lines = []
+            with contextlib.suppress(EOFError):
+                while (line := read("... ")).strip() != QUOTES:
+                    lines.append(line)
+            return "\n".join(lines)
+        while line.endswith("\\"):
+            try:
+                line = line[:-1] + "\n" + read("... ")
+            except EOFError:
+                return line[:-1]
+        return line
+
+    return read_question
 
 
-class ReplyPrinter:
-    """Prints a reply as it comes, or with `sync` when it is complete.
+def _editing_reader(remember: bool) -> Callable[[str], str]:
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+    from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
-    On a terminal the thought of a reasoning model is shown first: dimmed where rich is installed, and with a
-    blank line before the answer. Elsewhere the answer stands alone.
-    """
+    keys = KeyBindings()
 
-    def __init__(self, sync: bool) -> None:
-        self._shows_thought = is_terminal(sys.stdout)
-        self._print_thought = (_dim_printer("") if self._shows_thought else None) or _print_now
-        self._held: list[tuple[str, str]] | None = [] if sync else None
-        self._after_thought = False
-        self._in_line = False
+    @keys.add("enter")
+    def _send(event: KeyPressEvent) -> None:
+        event.current_buffer.validate_and_handle()
 
-    def put(self, content: str, reasoning_content: str = "") -> None:
-        self._in_line = self._in_line or bool(content)
-        if self._held is None:
-            self._print(content, reasoning_content)
-        else:
-            self._held.append((content, reasoning_content))
+    @keys.add("escape", "enter")
+    def _new_line(event: KeyPressEvent) -> None:
+        event.current_buffer.insert_text("\n")
 
-    def put_line(self, text: str) -> None:
-        """What stands on a line of its own, such as a call of a tool."""
-        self.put(("\n" if self._in_line else "") + text)
-
-    def finish(self) -> None:
-        for piece in self._held or ():
-            self._print(*piece)
-        print(flush=True)
-
-    def _print(self, content: str, reasoning_content: str) -> None:
-        if reasoning_content and self._shows_thought:
-            self._print_thought(reasoning_content)
-            self._after_thought = True
-        if content:
-            _print_now("\n\n" + content if self._after_thought else content)
-            self._after_thought = False
+    file = _history_file() if remember else None
+    history: History = InMemoryHistory() if file is None else FileHistory(str(file))
+    session = PromptSession[str](
+        history=history,
+        multiline=True,
+        key_bindings=keys,
+        prompt_continuation="... ",
+        reserve_space_for_menu=0,
+    )
+    return session.prompt
 
 
-def _print_now(text: str) -> None:
-    print(text, end="", flush=True)
-
-
-def _dim_printer(end: str) -> Callable[[str], None] | None:
-    with contextlib.suppress(ImportError):
-        from rich.console import Console
-
-        console = Console()
-        return lambda text: console.out(text, style="dim", highlight=False, end=end)
-    return None
+def _history_file() -> Path | None:
+    """A file that only its user can read; None where there can be none."""
+    path = cache_folder() / "questions"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    except OSError:
+        return None
+    return path
 
 
 def printable(text: str) -> str:

@@ -112,6 +112,7 @@ def test_a_terminal_shows_the_thought_dimmed_above_the_answer(thinking_model: Pa
             str(thinking_model),
             "-p",
             "你好",
+            "--no_markdown",
             *GREEDY,
             *more,
         ],
@@ -153,7 +154,11 @@ def test_a_reply_of_a_format_is_printed_as_it_is(model_path: Path, tmp_path: Pat
 
 def test_generate_continues_the_prompt(model_path: Path, shared_pipeline: Pipeline):
     result = run("chat", "-m", model_path, "--mode", "generate", "-p", "今天", *GREEDY)
-    assert result.stdout.decode() == shared_pipeline.generate("今天", **OPTIONS) + "\n"
+    continued = shared_pipeline.generate("今天", **OPTIONS) + "\n"
+    assert result.stdout.decode() == continued
+    assert run("generate", "-m", model_path, *GREEDY, stdin="今天".encode()).stdout.decode() == continued
+    echoed = run("generate", "-m", model_path, "-p", "今天", "--echo", *GREEDY)
+    assert echoed.stdout.decode() == "今天" + continued
 
 
 def test_a_conversation_remembers_and_forgets(model_path: Path, shared_pipeline: Pipeline, reply: str):
@@ -219,7 +224,7 @@ def test_wrong_options_show_the_usage(args: list[str], capsys):
     assert "usage:" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", [[], ["chat"], ["convert"], ["info"], ["perplexity"]])
+@pytest.mark.parametrize("command", [[], ["chat"], ["generate"], ["convert"], ["info"], ["perplexity"]])
 def test_help(command: list[str], capsys):
     with pytest.raises(SystemExit) as end:
         main([*command, "--help"])
@@ -336,7 +341,7 @@ def test_a_reader_that_leaves_is_no_error(model_path: Path):
 
 def test_ctrl_c_ends_one_reply_with_130(shared_pipeline: Pipeline, monkeypatch, capsys):
     pressed = press_ctrl_c(shared_pipeline, at_step=5)
-    monkeypatch.setattr("chatglm_cpp.cli.chat.load", lambda args: (pressed, 0.0))
+    monkeypatch.setattr("chatglm_cpp.cli.generate.load", lambda args: (pressed, 0.0))
     assert main(["chat", "--mode", "generate", "-p", "今天", *GREEDY]) == 130
     shown = capsys.readouterr()
     assert shown.err == ""

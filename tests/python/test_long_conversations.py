@@ -87,7 +87,7 @@ def test_max_context_length_drops_turns_before_it_cuts_them(pipeline):
 def test_the_command_line_says_what_was_left_out(pipeline, monkeypatch, capsys):
     lines = iter([*["你好"] * 6, "clear", "你好", "exit"])
     monkeypatch.setattr("chatglm_cpp.cli.options.Pipeline", lambda *args, **options: pipeline)
-    monkeypatch.setattr("chatglm_cpp.cli.chat.line_reader", lambda: lambda label: next(lines))
+    monkeypatch.setattr("chatglm_cpp.cli.chat.question_reader", lambda remember: lambda label: next(lines))
     args = ["chat", "-m", "model.gguf", "-i", "--when_full", "drop_oldest", "-l", "60"]
     with scripted(pipeline, *["\n你好你好"] * 7):
         assert main(args) == 0

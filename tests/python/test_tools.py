@@ -442,7 +442,7 @@ def test_the_command_line_asks_for_the_result_of_each_call(monkeypatch, pipeline
         labels.append(label)
         return next(lines)
 
-    monkeypatch.setattr("chatglm_cpp.cli.chat.line_reader", lambda: read)
+    monkeypatch.setattr("chatglm_cpp.cli.chat.question_reader", lambda remember: read)
     with scripted(pipeline, f"{CALLS['glm4']}<|assistant|>{CALLS['glm4']}", "\n好") as prompts:
         assert chat(monkeypatch, pipeline, tmp_path, TOOLS, "-i") == 0
     assert [label.split(" > ")[0][-6:] for label in labels] == ["You", "result", "result", "You"]

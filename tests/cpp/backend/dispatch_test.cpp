@@ -43,7 +43,8 @@ bool contains(const std::vector<std::string>& names, const std::string& name) {
 }  // namespace
 
 TEST_CASE("tables come best first, and the best is used unless CHATGLM_ISA names another") {
-    const std::vector<std::string> order = {"avx512vnni", "avx2", "i8mm", "dotprod", "neon", "generic"};
+    const std::vector<std::string> order = {"avx512vnni", "avxvnni", "avx2",   "i8mm",
+                                            "dotprod",    "neon",    "generic"};
     const std::vector<std::string> found = runnable();
     std::vector<std::string> expected;
     for (const std::string& name : order) {

@@ -8,6 +8,7 @@
 
 #include "backend/cpu/kernels/avx2_attention.h"
 #include "backend/cpu/kernels/avx2_float.h"
+#include "backend/cpu/kernels/avx2_quantize.h"
 #include "backend/cpu/kernels/avx2_quantized.h"
 #include "backend/cpu/kernels/avx2_rows.h"
 

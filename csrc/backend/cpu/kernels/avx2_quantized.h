@@ -1,5 +1,7 @@
-// Products with quantized weights, and the quantization of activations.
-// Part of avx2.cpp and avx512.cpp and of no other file: see avx2.cpp why everything has internal linkage.
+// Products with quantized weights.
+// Part of avx2.cpp, avxvnni.cpp and avx512.cpp and of no other file: see avx2.cpp why everything has internal
+// linkage. Where CHATGLM_DPBUSD(sum, q, x) is defined it adds the products of four unsigned bytes with four
+// signed ones to a lane's sum; the integers, and so the results, are the same without it.
 #pragma once
 
 #include "backend/cpu/kernels/avx2_vector.h"
@@ -135,8 +137,12 @@ struct Q5_1 {
     }
 };
 
-// Signed bytes have no fast product with signed bytes: where a block meets many rows of x, both are widened
-// to 16 bits once. q[2t] holds elements 4t and 4t + 2 of every row, q[2t + 1] the other two.
+// Signed bytes have no fast product with signed bytes. Where a block meets many rows of x, 128 is added to
+// the weights, if one instruction sums products to 32 bits ...
+struct ShiftedGroup : Group {};
+
+// ... else both sides are widened to 16 bits once. q[2t] holds elements 4t and 4t + 2 of every row, q[2t + 1]
+// the other two.
 struct WideGroup {
     __m256i q[2 * kVectors];
     __m256 d, m;
@@ -156,6 +162,10 @@ struct Q8_0 {
         g.d = load_halves(p, at);
         transpose16(p, at + 2, g.q);
         transpose16(p, at + 18, g.q + 4);
+    }
+    CHATGLM_INLINE void load(RowPointers p, int64_t at, ShiftedGroup& g) {
+        load(p, at, static_cast<Group&>(g));
+        for (__m256i& q : g.q) q = _mm256_xor_si256(q, _mm256_set1_epi8(-128));
     }
     CHATGLM_INLINE void load(RowPointers p, int64_t at, WideGroup& wide) {
         Group g;
@@ -182,10 +192,6 @@ CHATGLM_INLINE __m256i multiply(__m256i q, __m256i x) {
     return _mm256_maddubs_epi16(q, x);
 }
 
-CHATGLM_INLINE __m256i widen_pairs(__m256i sums) {
-    return _mm256_madd_epi16(sums, _mm256_set1_epi16(1));
-}
-
 // One block's contribution to acc, given its integer dot products.
 template <class Q>
 CHATGLM_INLINE __m256 add_block(__m256 acc, __m256i dot, __m256 d, __m256 m, const float* dx,
@@ -200,6 +206,38 @@ CHATGLM_INLINE __m256 add_block(__m256 acc, __m256i dot, __m256 d, __m256 m, con
 }
 
 // dot[g][r]: a block of G groups times R rows of x; x + r * x_stride is the block's first element.
+#ifdef CHATGLM_DPBUSD
+// The products are added to dot.
+template <class Q, int G, int R>
+CHATGLM_INLINE void add_products(const __m256i* const q[G], const int8_t* x, int64_t x_stride,
+                                 __m256i dot[G][R]) {
+    CHATGLM_UNROLL
+    for (int t = 0; t < kVectors; ++t) {
+        __m256i w[G], magnitude[G];
+        for (int g = 0; g < G; ++g) {
+            w[g] = q[g][t];
+            magnitude[g] = Q::kSigned ? _mm256_abs_epi8(w[g]) : w[g];
+        }
+        for (int r = 0; r < R; ++r) {
+            const __m256i v = broadcast4(x + r * x_stride + 4 * t);
+            for (int g = 0; g < G; ++g) {
+                const __m256i signed_x = Q::kSigned ? _mm256_sign_epi8(v, w[g]) : v;  // x is never -128
+                dot[g][r] = CHATGLM_DPBUSD(dot[g][r], magnitude[g], signed_x);
+                CHATGLM_PIN(dot[g][r]);
+            }
+        }
+    }
+}
+
+template <class Q, int G, int R>
+CHATGLM_INLINE void dot_block(const __m256i* const q[G], const int8_t* x, int64_t x_stride,
+                              __m256i dot[G][R]) {
+    for (int g = 0; g < G; ++g) {
+        for (int r = 0; r < R; ++r) dot[g][r] = _mm256_setzero_si256();
+    }
+    add_products<Q, G, R>(q, x, x_stride, dot);
+}
+#else
 template <class Q, int G, int R>
 CHATGLM_INLINE void dot_block(const __m256i* const q[G], const int8_t* x, int64_t x_stride,
                               __m256i dot[G][R]) {
@@ -226,6 +264,7 @@ CHATGLM_INLINE void dot_block(const __m256i* const q[G], const int8_t* x, int64_
         }
     }
 }
+#endif
 
 // Up to kStreamRows rows of x: the weights are unpacked in registers and used at once, R times. acc[r] are
 // eight neighbours of y in row `row` + r.
@@ -291,7 +330,7 @@ struct Tiles {
     using W = Group;
     struct X {};  // as it is
     template <int R>
-    CHATGLM_INLINE void load(X&, const int8_t*, int64_t, int) {}
+    CHATGLM_INLINE void load(X&, const int8_t*, const float*, const float*, int64_t, int) {}
     template <int G, int R>
     CHATGLM_INLINE void dot(const W* const w[G], const X&, const int8_t* x, int64_t x_stride, int b,
                             __m256i sums[G][R]) {
@@ -301,6 +340,46 @@ struct Tiles {
     }
 };
 
+#ifdef CHATGLM_DPBUSD
+template <class Q>
+struct Tiles<Q, true> {
+    static constexpr int kChunk = 32;
+    using W = ShiftedGroup;
+    struct Unsigned {
+        static constexpr bool kSigned = false;
+    };
+    // What 128 times the block's x adds too much, negative: (R, kChunk).
+    struct X {
+        alignas(32) int32_t start[kTileRows][kChunk];
+    };
+    template <int R>
+    CHATGLM_INLINE void load(X& x, const int8_t*, const float* dx, const float* sx, int64_t n_blocks,
+                             int n_chunk) {
+        for (int r = 0; r < R; ++r) {
+            for (int b = 0; b < n_chunk; b += 8) {
+                const int n = n_chunk - b < 8 ? n_chunk - b : 8;
+                // s is d times the sum, which is below 2^13, with one rounding: their quotient rounds to the
+                // sum. Where d is 0 or no number the sum does not matter.
+                const __m256 quotient =
+                    _mm256_div_ps(load_tail(sx + r * n_blocks + b, n), load_tail(dx + r * n_blocks + b, n));
+                const __m256i start = _mm256_slli_epi32(_mm256_cvtps_epi32(quotient), 7);
+                _mm256_store_si256(reinterpret_cast<__m256i*>(x.start[r] + b),
+                                   _mm256_sub_epi32(_mm256_setzero_si256(), start));
+            }
+        }
+    }
+    template <int G, int R>
+    CHATGLM_INLINE void dot(const W* const w[G], const X& x, const int8_t* xq, int64_t x_stride, int b,
+                            __m256i sums[G][R]) {
+        const __m256i* q[G];
+        for (int g = 0; g < G; ++g) {
+            q[g] = w[g]->q;
+            for (int r = 0; r < R; ++r) sums[g][r] = _mm256_set1_epi32(x.start[r][b]);
+        }
+        add_products<Unsigned, G, R>(q, xq + b * kBlockSize, x_stride, sums);
+    }
+};
+#else
 template <class Q>
 struct Tiles<Q, true> {
     static constexpr int kChunk = 16;  // 16 blocks * 2 groups * 576 bytes = 18 KB, and 4 KB of x
@@ -310,7 +389,9 @@ struct Tiles<Q, true> {
         alignas(32) int32_t pairs[kTileRows][kChunk][2][kVectors];
     };
     template <int R>
-    CHATGLM_INLINE void load(X& wide, const int8_t* x, int64_t x_stride, int n_chunk) {
+    CHATGLM_INLINE void load(X& wide, const int8_t* x, const float*, const float*, int64_t n_blocks,
+                             int n_chunk) {
+        const int64_t x_stride = n_blocks * kBlockSize;
         for (int r = 0; r < R; ++r) {
             for (int b = 0; b < n_chunk; ++b) {
                 const auto* source = reinterpret_cast<const __m256i*>(x + r * x_stride + b * kBlockSize);
@@ -343,6 +424,7 @@ struct Tiles<Q, true> {
         }
     }
 };
+#endif
 
 template <class Q, int G, int R>
 void tile(const MatmulArgs& args, const typename Tiles<Q>::W (*w)[Tiles<Q>::kChunk], int64_t block,
@@ -353,7 +435,7 @@ void tile(const MatmulArgs& args, const typename Tiles<Q>::W (*w)[Tiles<Q>::kChu
     const float* sx = args.xq.s + row * n_blocks + block;
     float* y = args.y + row * args.y_stride + n;
     typename Tiles<Q>::X x_wide;
-    Tiles<Q>::template load<R>(x_wide, x, args.n_cols, n_chunk);
+    Tiles<Q>::template load<R>(x_wide, x, dx, sx, n_blocks, n_chunk);
     __m256 acc[G][R];
     for (int g = 0; g < G; ++g) {
         for (int r = 0; r < R; ++r) {
@@ -436,41 +518,6 @@ void matmul_quantized(const MatmulArgs& args) {
         }
     }
     if (tiled_end < args.row_end) stream_rows<Q>(args, tiled_end, args.row_end);
-}
-
-// The rule is that of generic.cpp, to the bit.
-void quantize_row(const float* x, int64_t n, int8_t* q, float* d, float* s) {
-    const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
-    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-    for (int64_t b = 0; b < n / kBlockSize; ++b, x += kBlockSize, q += kBlockSize) {
-        __m256 v[4];
-        __m256i top = _mm256_setzero_si256();
-        for (int i = 0; i < 4; ++i) {
-            v[i] = _mm256_loadu_ps(x + 8 * i);
-            top = _mm256_max_epi32(top, _mm256_and_si256(_mm256_castps_si256(v[i]), magnitude));
-        }
-        __m128i m = _mm_max_epi32(_mm256_castsi256_si128(top), _mm256_extracti128_si256(top, 1));
-        m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0x4e));
-        m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0xb1));
-        const float absmax = _mm_cvtss_f32(_mm_castsi128_ps(m));
-        if (!(absmax >= 0x1p-119f && absmax <= 3.402823466e+38f)) {
-            _mm256_storeu_si256(reinterpret_cast<__m256i*>(q), _mm256_setzero_si256());
-            d[b] = s[b] = absmax < 0x1p-119f ? 0.0f : NAN;
-            continue;
-        }
-        d[b] = absmax / 127.0f;
-        const __m256 id = _mm256_set1_ps(1.0f / d[b]);
-        __m256i r[4];
-        for (int i = 0; i < 4; ++i) r[i] = _mm256_cvtps_epi32(_mm256_mul_ps(v[i], id));  // ties to even
-        const __m256i packed = _mm256_permutevar8x32_epi32(
-            _mm256_packs_epi16(_mm256_packs_epi32(r[0], r[1]), _mm256_packs_epi32(r[2], r[3])), order);
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(q), packed);
-        const __m256i sums = widen_pairs(_mm256_maddubs_epi16(_mm256_set1_epi8(1), packed));
-        __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
-        sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4e));
-        sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xb1));
-        s[b] = d[b] * static_cast<float>(_mm_cvtsi128_si32(sum));
-    }
 }
 
 }  // namespace

@@ -49,6 +49,11 @@ CHATGLM_INLINE void store_tail(float* p, __m256 v, int64_t n) {
     _mm256_maskstore_ps(p, first_lanes(n), v);
 }
 
+// Sums of neighbours.
+CHATGLM_INLINE __m256i widen_pairs(__m256i sums) {
+    return _mm256_madd_epi16(sums, _mm256_set1_epi16(1));
+}
+
 CHATGLM_INLINE __m128i load16(const uint8_t* p) {
     return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
 }

@@ -5,6 +5,7 @@
 
 #if defined(__x86_64__) || (defined(_M_X64) && !defined(_M_ARM64EC))
 
+#include "backend/cpu/kernels/avx2_quantize.h"
 #include "backend/cpu/kernels/avx2_rows.h"
 #include "backend/cpu/kernels/avx512_attention.h"
 #include "backend/cpu/kernels/avx512_float.h"

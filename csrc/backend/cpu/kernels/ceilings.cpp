@@ -7,8 +7,9 @@
 namespace chatglm::cpu {
 
 const Ceilings& ceilings() {
-    const Ceilings* const all[] = {avx512vnni_ceilings(), avx2_ceilings(), i8mm_ceilings(),
-                                   dotprod_ceilings(),    neon_ceilings(), generic_ceilings()};
+    const Ceilings* const all[] = {avx512vnni_ceilings(), avxvnni_ceilings(), avx2_ceilings(),
+                                   i8mm_ceilings(),       dotprod_ceilings(), neon_ceilings(),
+                                   generic_ceilings()};
     int count = 0;
     const Kernels* const* tables = runnable_kernels(&count);
     int i = 0;

@@ -35,6 +35,7 @@ struct Ceilings {
 // Null when the instruction set was not compiled in.
 const Ceilings* generic_ceilings();
 const Ceilings* avx2_ceilings();
+const Ceilings* avxvnni_ceilings();
 const Ceilings* avx512vnni_ceilings();
 const Ceilings* neon_ceilings();
 const Ceilings* dotprod_ceilings();

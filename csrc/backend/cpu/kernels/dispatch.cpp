@@ -24,17 +24,17 @@ struct CpuidResult {
     uint32_t eax, ebx, ecx, edx;
 };
 
-CpuidResult cpuid(uint32_t leaf) {
+CpuidResult cpuid(uint32_t leaf, uint32_t part = 0) {
     CpuidResult r{};
 #if defined(_MSC_VER)
     int regs[4];
     __cpuid(regs, 0);
     if (static_cast<uint32_t>(regs[0]) < leaf) return r;
-    __cpuidex(regs, static_cast<int>(leaf), 0);
+    __cpuidex(regs, static_cast<int>(leaf), static_cast<int>(part));
     r = {static_cast<uint32_t>(regs[0]), static_cast<uint32_t>(regs[1]), static_cast<uint32_t>(regs[2]),
          static_cast<uint32_t>(regs[3])};
 #else
-    __get_cpuid_count(leaf, 0, &r.eax, &r.ebx, &r.ecx, &r.edx);  // leaves zeros when there is no such leaf
+    __get_cpuid_count(leaf, part, &r.eax, &r.ebx, &r.ecx, &r.edx);  // leaves zeros when there is no such leaf
 #endif
     return r;
 }
@@ -60,6 +60,11 @@ bool has_avx2() {
            (cpuid(7).ebx & kAvx2) != 0;
 }
 
+bool has_avxvnni() {
+    constexpr uint32_t kAvxVnni = 1u << 4;  // leaf 7, part 1, eax; leaf 7, part 0, eax is the last part
+    return has_avx2() && cpuid(7).eax >= 1 && (cpuid(7, 1).eax & kAvxVnni) != 0;
+}
+
 bool has_avx512vnni() {
     constexpr uint32_t kF = 1u << 16, kBw = 1u << 30, kVl = 1u << 31;  // leaf 7, ebx
     constexpr uint32_t kVnni = 1u << 11;                               // leaf 7, ecx
@@ -75,6 +80,9 @@ bool has_avx512vnni() {
 bool has_avx2() {
     return false;
 }
+bool has_avxvnni() {
+    return false;
+}
 bool has_avx512vnni() {
     return false;
 }
@@ -82,13 +90,14 @@ bool has_avx512vnni() {
 #endif
 
 struct Runnable {
-    const Kernels* tables[6];
+    const Kernels* tables[7];
     int count = 0;
 
     Runnable() : tables{} {
         if (const Kernels* avx512 = avx512vnni_kernels(); avx512 && has_avx512vnni()) {
             tables[count++] = avx512;
         }
+        if (const Kernels* avxvnni = avxvnni_kernels(); avxvnni && has_avxvnni()) tables[count++] = avxvnni;
         if (const Kernels* avx2 = avx2_kernels(); avx2 && has_avx2()) tables[count++] = avx2;
         if (const Kernels* i8mm = i8mm_kernels(); i8mm && has_i8mm()) tables[count++] = i8mm;
         if (const Kernels* dotprod = dotprod_kernels(); dotprod && has_dotprod()) tables[count++] = dotprod;

@@ -60,7 +60,7 @@ struct AttentionTile {
 inline constexpr int kMaxTile = 64;
 
 struct Kernels {
-    const char* name;  // "generic", "avx2", "avx512vnni", "neon", "dotprod", "i8mm"
+    const char* name;  // "generic", "avx2", "avxvnni", "avx512vnni", "neon", "dotprod", "i8mm"
 
     // By weight type.
     using Matmul = void (*)(const MatmulArgs&);
@@ -120,6 +120,7 @@ struct Kernels {
 // Built for this processor's family; a null when the file's instruction set was not compiled in.
 const Kernels* generic_kernels();
 const Kernels* avx2_kernels();
+const Kernels* avxvnni_kernels();
 const Kernels* avx512vnni_kernels();
 const Kernels* neon_kernels();
 const Kernels* dotprod_kernels();
