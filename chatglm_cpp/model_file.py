@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from . import file_lock
 from ._C import Error, FormatError, InvalidArgument, __version__
 
 DEFAULT_MODEL = Path(__file__).with_name("default_model")
@@ -264,19 +265,25 @@ def _converted(source: _Source, dtype: str | None, verbose: bool | None) -> Path
         from .convert.report import ProgressBar
     except ImportError as error:
         raise _missing(source.name, error) from None
-    if _is_verbose(verbose):
+    say = (lambda text: print(text, file=sys.stderr)) if _is_verbose(verbose) else lambda text: None
+    # Two that start together need not both convert, each with the memory for it.
+    lock = target.with_name(f".{place}-{dtype or 'stored'}.lock")
+    with file_lock.hold(lock, lambda: say(f"Another process is converting {source.name}: waiting for it")):
+        if target.is_file():
+            return target
         kind = f"to {dtype}" if dtype else "from the older file format"
-        print(f"Converting {source.name} {kind}, once, into {target}", file=sys.stderr)
-    try:
-        with ProgressBar(quiet=not _is_verbose(verbose)) as progress:
-            convert(source.path, target, dtype, progress=progress)
-    except ValueError as error:
-        # Another process may have put the same file there, which Windows does not replace while it is in use.
-        if not target.is_file():
-            if source.path.is_file():
-                raise FormatError(str(error)) from None
-            raise
-    _remove_outdated(target)
+        say(f"Converting {source.name} {kind}, once, into {target}")
+        try:
+            with ProgressBar(quiet=not _is_verbose(verbose)) as progress:
+                convert(source.path, target, dtype, progress=progress)
+        except ValueError as error:
+            # Where there are no locks, another process may have put the same file there, which Windows does
+            # not replace while it is in use.
+            if not target.is_file():
+                if source.path.is_file():
+                    raise FormatError(str(error)) from None
+                raise
+        _remove_outdated(target)
     return target
 
 

@@ -26,6 +26,8 @@ _PACKING = {
     ValueType.UINT32: "<I", ValueType.INT32: "<i", ValueType.UINT64: "<Q", ValueType.FLOAT32: "<f",
     ValueType.BOOL: "<?",
 }  # fmt: skip
+# Windows: access is denied; a sharing violation; the file is mapped.
+_IN_USE = (5, 32, 1224)
 _ARRAYS = {ValueType.UINT8: "<u1", ValueType.INT32: "<i4", ValueType.FLOAT32: "<f4"}
 
 
@@ -167,6 +169,11 @@ class GgufWriter:
         self._file.write(data)
 
     def _failed(self, error: OSError) -> ConvertError:
+        if getattr(error, "winerror", None) in _IN_USE and self.path.exists():
+            return ConvertError(
+                f"{self.path}: a program has this file open, so that Windows does not replace it; close that "
+                "program, or choose another name"
+            )
         return ConvertError(f"{self.path}: cannot be written: {error.strerror or error}")
 
     def _discard(self) -> None:

@@ -46,7 +46,7 @@ step "checks"
 
 step "tests of the wheel"
 "$python" -m venv "$folder/fresh"
-"$folder/fresh/bin/pip" install --quiet "$(ls "$folder"/dist/*.whl)[test]"
+"$folder/fresh/bin/pip" install --quiet "$(ls "$folder"/dist/*.whl)[wheel-test]"
 tests="$PWD/tests/wheel.py"
 (cd "$folder" && "$folder/fresh/bin/python" "$tests")
 step "done"

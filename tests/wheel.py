@@ -13,7 +13,7 @@ TESTS = pathlib.Path(__file__).resolve().parent / "python"
 FILES = ("test_default_model.py", "test_pipeline.py", "test_cli.py")
 
 # What a wheel for these processors must hold, to be chosen from when it runs.
-X86 = ("generic", "avx2", "avx512vnni")
+X86 = ("generic", "avx2", "avxvnni", "avx512vnni")
 ARM = ("generic", "neon", "dotprod", "i8mm")
 KERNELS = {"x86_64": X86, "AMD64": X86, "aarch64": ARM, "arm64": ARM}
 

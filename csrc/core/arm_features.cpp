@@ -27,14 +27,16 @@ Features detect() {
 
 #elif defined(__APPLE__)
 
-bool is_set(const char* name) {
+// `unknown` where the system has no such name.
+bool is_set(const char* name, bool unknown) {
     int value = 0;
     std::size_t size = sizeof(value);
-    return sysctlbyname(name, &value, &size, nullptr, 0) == 0 && value != 0;  // fails on names it lacks
+    return sysctlbyname(name, &value, &size, nullptr, 0) == 0 ? value != 0 : unknown;
 }
 
 Features detect() {
-    return {is_set("hw.optional.arm.FEAT_DotProd"), is_set("hw.optional.arm.FEAT_I8MM")};
+    // macOS 11 has names for neither; it runs on no ARM processor older than M1, which has the first.
+    return {is_set("hw.optional.arm.FEAT_DotProd", true), is_set("hw.optional.arm.FEAT_I8MM", false)};
 }
 
 #elif defined(_WIN32)

@@ -11,7 +11,9 @@
 #define _WIN32_WINNT 0x0A00
 #endif
 #define WIN32_LEAN_AND_MEAN
+#ifndef NOMINMAX
 #define NOMINMAX
+#endif
 #include <windows.h>
 
 #include <filesystem>
@@ -50,6 +52,24 @@ void MappedFile::replace_by_copy(const std::string& path) {
 
 #ifdef _WIN32
 
+namespace {
+
+std::string words_of(DWORD code) {
+    switch (code) {
+        case ERROR_FILE_NOT_FOUND:
+        case ERROR_PATH_NOT_FOUND:
+            return "there is no such file";
+        case ERROR_ACCESS_DENIED:
+            return "it is a folder, or may not be read";
+        case ERROR_SHARING_VIOLATION:
+            return "another program is writing it";
+        default:
+            return "Windows error " + std::to_string(code);
+    }
+}
+
+}  // namespace
+
 void MappedFile::map(const std::string& path) {
     const std::filesystem::path native(reinterpret_cast<const char8_t*>(path.c_str()));
     const HANDLE file = CreateFileW(native.c_str(), GENERIC_READ, FILE_SHARE_READ | FILE_SHARE_DELETE,
@@ -57,25 +77,25 @@ void MappedFile::map(const std::string& path) {
     if (file == INVALID_HANDLE_VALUE) {
         const DWORD code = GetLastError();
         const bool missing = code == ERROR_FILE_NOT_FOUND || code == ERROR_PATH_NOT_FOUND;
-        throw FileError(
-            "Cannot open '" + path +
-                "': " + (missing ? "there is no such file." : "Windows error " + std::to_string(code) + "."),
-            missing);
+        throw FileError("Cannot open '" + path + "': " + words_of(code) + ".", missing);
     }
+    // A pipe or device has no bytes to map, and a pipe would be waited for.
     LARGE_INTEGER size{};
     HANDLE mapping = nullptr;
-    if (GetFileSizeEx(file, &size) && size.QuadPart > 0) {
+    const bool is_file = GetFileType(file) == FILE_TYPE_DISK;
+    const bool has_size = is_file && GetFileSizeEx(file, &size) != 0;
+    if (has_size && size.QuadPart > 0) {
         mapping = CreateFileMappingW(file, nullptr, PAGE_READONLY, 0, 0, nullptr);
         if (mapping) data_ = static_cast<const uint8_t*>(MapViewOfFile(mapping, FILE_MAP_READ, 0, 0, 0));
     }
     const DWORD code = GetLastError();
     if (mapping) CloseHandle(mapping);
     CloseHandle(file);
-    size_ = static_cast<size_t>(size.QuadPart);
-    if (size_ > 0 && !data_) {
-        throw FileError("Cannot map '" + path + "' into memory: Windows error " + std::to_string(code) + ".",
-                        false);
+    if (!is_file) throw FileError("Cannot read '" + path + "': it is not a regular file.", false);
+    if (!has_size || (size.QuadPart > 0 && !data_)) {
+        throw FileError("Cannot map '" + path + "' into memory: " + words_of(code) + ".", false);
     }
+    size_ = static_cast<size_t>(size.QuadPart);
 }
 
 void MappedFile::unmap() {

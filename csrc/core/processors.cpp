@@ -1,6 +1,7 @@
 #include "core/processors.h"
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <fstream>
 #include <map>
@@ -22,6 +23,8 @@
 #elif defined(__APPLE__)
 #include <pthread.h>
 #include <sys/sysctl.h>
+
+#include <cstring>
 #elif defined(__linux__)
 #include <sched.h>
 #endif
@@ -100,6 +103,27 @@ int count_linux_cores(const std::string& root, const std::vector<int>& allowed) 
     return quota < fast ? std::max(1, static_cast<int>(std::ceil(quota))) : fast;
 }
 
+int count_apple_cores(const SystemControl& sysctl) {
+    const auto number = [&](const std::string& name) {
+        const std::string text = sysctl(name).value_or("");
+        int value = 0;
+        std::from_chars(text.data(), text.data() + text.size(), value);
+        return std::clamp(value, 0, 1 << 16);
+    };
+    // Level 0 is the fastest kind, whatever it is called: "Performance", and from M5 on "Super". Beside super
+    // cores those called "Performance" are nearly as fast (4.4 GHz to 4.6 on an M5 Pro); "Efficiency" is the
+    // slow kind.
+    constexpr int kMostLevels = 16;
+    const int n_levels = std::clamp(number("hw.nperflevels"), 1, kMostLevels);
+    int cores = 0;
+    for (int i = 0; i < n_levels; ++i) {
+        const std::string level = "hw.perflevel" + std::to_string(i);
+        const std::string kind = sysctl(level + ".name").value_or("");
+        if (i == 0 || kind == "Super" || kind == "Performance") cores += number(level + ".physicalcpu");
+    }
+    return cores > 0 ? cores : number("hw.physicalcpu");  // Intel's have no levels
+}
+
 #if defined(_WIN32)
 
 namespace {
@@ -172,13 +196,24 @@ void prefer_fast_cores(int n_threads) {
 
 #elif defined(__APPLE__)
 
+namespace {
+
+// A text by its characters, a number by its 4 or 8 bytes: sysctl does not say which it is, so the name must.
+std::optional<std::string> system_control(const std::string& name) {
+    char bytes[64] = {};
+    size_t size = sizeof bytes - 1;
+    if (sysctlbyname(name.c_str(), bytes, &size, nullptr, 0) != 0) return std::nullopt;
+    if (name.ends_with(".name")) return std::string(bytes);
+    int64_t value = 0;
+    std::memcpy(&value, bytes, std::min(size, sizeof value));  // little-endian, and never negative
+    return std::to_string(value);
+}
+
+}  // namespace
+
 int default_thread_count() {
-    for (const char* name : {"hw.perflevel0.physicalcpu", "hw.physicalcpu"}) {
-        int cores = 0;
-        size_t size = sizeof cores;
-        if (sysctlbyname(name, &cores, &size, nullptr, 0) == 0 && cores > 0) return cores;
-    }
-    return logical_processors();
+    const int cores = count_apple_cores(system_control);
+    return cores > 0 ? cores : logical_processors();
 }
 
 void prefer_fast_cores(int) {

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -23,5 +25,11 @@ int count_fast_cores(const std::vector<int64_t>& speeds);
 // The same from the files of Linux below `root` ("" for the real ones), of the processors `allowed`; within
 // the processor time that a container leaves to this process.
 int count_linux_cores(const std::string& root, const std::vector<int>& allowed);
+
+// The same of macOS: what sysctl says to a name, numbers in decimal; nothing where it has no such name.
+using SystemControl = std::function<std::optional<std::string>(const std::string& name)>;
+
+// 0 when the system does not say.
+int count_apple_cores(const SystemControl& sysctl);
 
 }  // namespace chatglm

@@ -26,7 +26,7 @@ constexpr auto kSpin = std::chrono::microseconds(40);
 inline void pause_briefly() {
 #if defined(__x86_64__) || defined(_M_X64)
     for (int i = 0; i < 16; ++i) _mm_pause();
-#elif defined(__aarch64__) && !defined(_MSC_VER)
+#elif (defined(__aarch64__) || defined(_M_ARM64)) && (!defined(_MSC_VER) || defined(__clang__))
     for (int i = 0; i < 16; ++i) __asm__ __volatile__("isb");
 #endif
 }

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "chatglm/error.h"
+#include "core/processors.h"
 
 namespace chatglm {
 namespace {
@@ -21,7 +22,8 @@ thread_local const Engine* engine_of_thread = nullptr;
 
 Engine::Engine(const GlmModel& model, Backend& backend, const Tokenizer& tokenizer,
                const PipelineOptions& options, DType kv, const DraftFile* draft)
-    : max_sequences_(options.max_sequences),
+    : n_threads_(backend.n_threads()),
+      max_sequences_(options.max_sequences),
       max_queue_(options.max_queue),
       loop_(model, backend, tokenizer, options, kv, draft),
       page_bytes_(static_cast<int64_t>(loop_.cache().layout().page_bytes())) {}
@@ -47,7 +49,10 @@ void Engine::refuse_own_thread() const {
 void Engine::start_thread() {
     if (thread_.joinable()) return;
     try {
-        thread_ = std::thread([this] { work(); });
+        thread_ = std::thread([this] {
+            prefer_fast_cores(n_threads_);  // as its part of a loop is like that of the pool's threads
+            work();
+        });
     } catch (const std::system_error& error) {
         throw Error(std::string("The system gives no thread to compute with: ") + error.what() + ".");
     }

@@ -69,7 +69,7 @@ class Engine {
     void start_thread();
 
     const int64_t process_ = process_id();
-    const int max_sequences_, max_queue_;
+    const int n_threads_, max_sequences_, max_queue_;
     BatchLoop loop_;  // of the thread
     const int64_t page_bytes_;
 

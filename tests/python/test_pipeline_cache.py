@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
+import sys
+import threading
 from pathlib import Path
 
+import chatglm_cpp.convert
 import pytest
 
 from chatglm_cpp import FormatError, Pipeline, model_file
@@ -63,6 +67,31 @@ def test_a_broken_checkpoint_leaves_nothing(checkpoint: Path, cache: Path):
     with pytest.raises(ValueError, match=r"model\.safetensors"):
         Pipeline(checkpoint)
     assert files(cache) == []
+
+
+def test_two_at_once_convert_once(checkpoint: Path, cache: Path, monkeypatch: pytest.MonkeyPatch):
+    """The second waits for the file of the first, and says so."""
+    real, conversions, waits = chatglm_cpp.convert.convert, [], threading.Event()
+
+    class Stderr(io.StringIO):
+        def write(self, text: str) -> int:
+            if "waiting for it" in text:
+                waits.set()
+            return len(text)
+
+    def convert(*args, **options):
+        conversions.append(args)
+        second.start()
+        assert waits.wait(60)
+        return real(*args, **options)
+
+    found = []
+    second = threading.Thread(target=lambda: found.append(model_file.find_model(checkpoint, verbose=True)))
+    monkeypatch.setattr(chatglm_cpp.convert, "convert", convert)
+    monkeypatch.setattr(sys, "stderr", Stderr())
+    found.append(model_file.find_model(checkpoint, verbose=True))
+    second.join(60)
+    assert len(conversions) == 1 and files(cache) == [found[0]] and found == [found[0]] * 2
 
 
 def test_a_cache_folder_that_cannot_be_made_is_named(checkpoint: Path, cache: Path):

@@ -1,8 +1,11 @@
-// A folder with files as Linux has them below /sys and /proc, which goes away with its owner.
+// A folder with files as Linux has them below /sys and /proc, which goes away with its owner; and what macOS
+// answers to sysctl.
 #pragma once
 
 #include <filesystem>
 #include <fstream>
+#include <map>
+#include <optional>
 #include <string>
 
 namespace chatglm::test {
@@ -40,8 +43,27 @@ class FakeSystem {
         return *this;
     }
 
+    FakeSystem& answer(const std::string& name, const std::string& value) {
+        answers_[name] = value;
+        return *this;
+    }
+
+    // A kind of cores, the next slower one.
+    FakeSystem& level(const std::string& kind, int cores) {
+        const std::string prefix = "hw.perflevel" + std::to_string(n_levels_++);
+        answer("hw.nperflevels", std::to_string(n_levels_));
+        return answer(prefix + ".name", kind).answer(prefix + ".physicalcpu", std::to_string(cores));
+    }
+
+    std::optional<std::string> sysctl(const std::string& name) const {
+        const auto found = answers_.find(name);
+        return found == answers_.end() ? std::nullopt : std::optional(found->second);
+    }
+
   private:
     std::filesystem::path root_;
+    std::map<std::string, std::string> answers_;
+    int n_levels_ = 0;
 };
 
 }  // namespace chatglm::test

@@ -18,6 +18,10 @@ std::vector<int> first(int n) {
     return processors;
 }
 
+int apple_cores(const FakeSystem& system) {
+    return count_apple_cores([&](const std::string& name) { return system.sysctl(name); });
+}
+
 }  // namespace
 
 TEST_CASE("threads of one core count once, and only those that the process may use") {
@@ -58,6 +62,30 @@ TEST_CASE("of a hybrid Intel chip the performance cores count") {
     CHECK(count_linux_cores(system.root(), first(20)) == 6);
     CHECK(count_linux_cores(system.root(), {0, 1, 2, 14, 15}) == 2);
     CHECK(count_linux_cores(system.root(), {13, 14, 15}) == 3);  // only E cores allowed
+}
+
+TEST_CASE("of Apple's chips the cores count that are not for efficiency") {
+    CHECK(apple_cores(FakeSystem().level("Performance", 4).level("Efficiency", 4)) == 4);  // M1
+    CHECK(apple_cores(FakeSystem().level("Super", 4).level("Efficiency", 6)) == 4);        // M5
+    CHECK(apple_cores(FakeSystem().level("Super", 6).level("Performance", 12)) == 18);     // M5 Max
+    FakeSystem three_kinds;
+    three_kinds.level("Super", 2).level("Performance", 8).level("Efficiency", 4);
+    CHECK(apple_cores(three_kinds) == 10);
+    // Whatever the fastest kind is called, it counts, and a slower one of an unknown name does not.
+    CHECK(apple_cores(FakeSystem().level("Ultra", 3).level("Frugal", 5)) == 3);
+}
+
+TEST_CASE("of Macs that say less about their cores all physical ones count") {
+    FakeSystem intel;
+    intel.answer("hw.physicalcpu", "6").answer("hw.logicalcpu", "12");
+    CHECK(apple_cores(intel) == 6);
+    FakeSystem first_of_macos_11;  // without names
+    first_of_macos_11.answer("hw.perflevel0.physicalcpu", "4").answer("hw.physicalcpu", "8");
+    CHECK(apple_cores(first_of_macos_11) == 4);
+    CHECK(apple_cores(FakeSystem()) == 0);
+    FakeSystem nonsense;
+    nonsense.answer("hw.nperflevels", "99999999999").answer("hw.perflevel0.physicalcpu", "-3");
+    CHECK(apple_cores(nonsense.answer("hw.physicalcpu", "many")) == 0);
 }
 
 TEST_CASE("files with nonsense are read as far as they make sense") {

@@ -422,3 +422,19 @@ def test_nan_epsilon(tmp_path, capsys):
     folder = make_remote(tmp_path / "in", layernorm_epsilon=float("nan"))
     assert "finite" in fails(folder, capsys)
     assert np.isnan(json.loads((folder / "config.json").read_text())["layernorm_epsilon"])
+
+
+@pytest.mark.parametrize("code", [5, 32, 1224])
+def test_windows_does_not_replace_a_file_in_use(tmp_path, capsys, monkeypatch, code):
+    def refuse(*_: object) -> None:
+        error = PermissionError(13, "Access is denied")
+        error.winerror = code
+        raise error
+
+    target = tmp_path / "m.gguf"
+    target.write_bytes(b"in use")
+    monkeypatch.setattr("chatglm_cpp.convert.writer.os.replace", refuse)
+    assert main(["-i", str(make_glm(tmp_path / "glm")), "-o", str(target)]) == 2
+    error = capsys.readouterr().err
+    assert "m.gguf: a program has this file open" in error and "another name" in error
+    assert target.read_bytes() == b"in use" and list(tmp_path.glob(".*")) == []
