@@ -4,9 +4,10 @@
     python benchmarks/speculation.py model.gguf --draft small.gguf
 
 Both pipelines hold the same file and answer in turn, so that what else the machine does meets both. A
-speed is tokens a second after the first one; `gain` is the median of the rounds' ratios. Replies are greedy
-and checked to be the same. `guessed` and `right` count the tokens that were computed ahead, and those of the
-reply among them.
+speed is tokens a second after the first one; `gain` is the median of the rounds' ratios, and `cpu` the same
+for the processor time of a token, which with --threads 1 says more on a machine that is busy. Prompts are in
+the cache. Replies are greedy and checked to be the same. `guessed` and `right` count the tokens that were
+computed ahead, and those of the reply among them.
 
 The workloads: `repeat` asks for a text again, `correct` for the same text without its mistakes, `quotes` for
 sentences of it; `chat` are questions without a text; `users` is `chat` by four users at once. What a model
@@ -18,6 +19,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
+import time
 from dataclasses import dataclass
 
 from chatglm_cpp import Error, Pipeline
@@ -60,12 +62,16 @@ class Result:
     drafted: int
     accepted: int
     new: int
+    cpu: float  # seconds of the processor
 
 
 def ask(pipeline: Pipeline, questions: list[str], n_tokens: int, together: bool) -> Result:
     pipeline.clear_cache()
     texts, rates, seconds, drafted, accepted, new = [], 0.0, 0.0, 0, 0, 0
     options = {"do_sample": False, "max_new_tokens": n_tokens, "max_length": 4096}
+    for question in questions:
+        pipeline.chat([{"role": "user", "content": question}], do_sample=False, max_new_tokens=1)
+    start = time.process_time()
     groups = [questions] if together else [[question] for question in questions]
     for group in groups:
         replies = [pipeline.submit([{"role": "user", "content": q}], **options) for q in group]
@@ -79,7 +85,7 @@ def ask(pipeline: Pipeline, questions: list[str], n_tokens: int, together: bool)
                 rates += usage.tokens_per_second
                 seconds += (usage.new_tokens - 1) / usage.tokens_per_second
     rate = rates if together else (new - len(questions)) / seconds if seconds else 0.0
-    return Result(texts, rate, drafted, accepted, new)
+    return Result(texts, rate, drafted, accepted, new, time.process_time() - start)
 
 
 def main() -> None:
@@ -103,7 +109,7 @@ def main() -> None:
         )
         for pipeline in (without, guessing):
             ask(pipeline, ["Hello"], 8, False)  # brings the file into memory
-        print("workload    without     with   gain  tokens  guessed  right")
+        print("workload    without     with   gain    cpu  tokens  guessed  right")
         for name in names:
             pairs = []
             for _ in range(args.rounds):
@@ -114,10 +120,11 @@ def main() -> None:
                     sys.exit(f"error: the replies of {name!r} differ, which must never be")
             plain, fast = (statistics.median(pair[i].rate for pair in pairs) for i in (0, 1))
             gain = statistics.median(b.rate / a.rate for a, b in pairs if a.rate)
+            cpu = statistics.median(a.cpu / b.cpu for a, b in pairs)
             last = pairs[-1][1]
             print(
-                f"{name:<10} {plain:>8.1f} {fast:>8.1f} {gain:>5.2f}x {last.new:>7} {last.drafted:>8} "
-                f"{last.accepted:>6}"
+                f"{name:<10} {plain:>8.1f} {fast:>8.1f} {gain:>5.2f}x {cpu:>5.2f}x {last.new:>7} "
+                f"{last.drafted:>8} {last.accepted:>6}"
             )
     except (Error, OSError) as error:
         sys.exit(f"error: {error}")
