@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -79,6 +80,28 @@ def test_bodies_are_answered_as_by_the_server(
         assert answers[name]["error"] is None
 
 
+def wait_for_records(process: subprocess.Popen[Any], target: Path, n: int) -> None:
+    """Waits until a run has written `n` records, or has ended."""
+    pause = threading.Event()
+    while process.poll() is None and not (target.exists() and target.read_bytes().count(b"\n") >= n):
+        pause.wait(0.01)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
+def test_ctrl_c_says_how_to_go_on(model_path: Path, tmp_path: Path) -> None:
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text("".join(request(f"q{i}", **question(i, 500), ignore_eos=True) for i in range(400)))
+    program = [sys.executable, "-m", "chatglm_cpp.batch", *command(model_path, source, target)]
+    process = subprocess.Popen(program, stderr=subprocess.PIPE, text=True)
+    wait_for_records(process, target, 1)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate()
+    assert process.returncode == 130
+    assert f"{len(records(target))} of 400 requests are answered" in errors
+    assert errors.endswith("Stopped. Run the same command again to go on.\n")
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
 def test_a_killed_program_goes_on(
     model_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -88,9 +111,7 @@ def test_a_killed_program_goes_on(
     program = [sys.executable, "-m", "chatglm_cpp.batch", *command(model_path, source, target)]
     for n in (1, 20):
         process = subprocess.Popen(program, stderr=subprocess.DEVNULL)
-        grown = threading.Event()
-        while process.poll() is None and not (target.exists() and target.read_bytes().count(b"\n") >= n):
-            grown.wait(0.01)
+        wait_for_records(process, target, n)
         process.kill()
         process.wait()
     assert main(["batch", *command(model_path, source, target)]) == 0
