@@ -43,7 +43,8 @@ def add_parser(commands: Any) -> None:
     )  # fmt: skip
     group.add_argument(
         "--model_name", "--model-name", metavar="NAME",
-        help='what requests call the model in "model" (default: its file\'s name, without the ending)',
+        help='what requests call the model in "model" (default: the name that `chatglm-cpp serve` '
+        "gives it)",
     )  # fmt: skip
     parser.set_defaults(run=run)
 
@@ -57,13 +58,15 @@ def positive(text: str) -> int:
 def run(args: argparse.Namespace) -> int:
     try:
         from ..batch.endpoints import opened
+        from ..server import Settings
     except ImportError as error:
         raise Error(
             f'A batch needs the package {error.name}; install it with: pip install "chatglm-cpp[server]"'
         ) from None
 
     def endpoints() -> contextlib.AbstractContextManager[Endpoints]:
-        return opened(load(args)[0], args.model_name)
+        name = args.model_name or Settings.make(model=args.model).names()[0]
+        return opened(load(args)[0], name)
 
     try:
         with _progress() as show:
