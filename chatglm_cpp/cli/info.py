@@ -25,8 +25,8 @@ def add_parser(commands: Any) -> None:
     place = parser.add_mutually_exclusive_group()
     place.add_argument(
         "path", nargs="?", type=Path, metavar="PATH",
-        help=f"GGUF file, folder of a checkpoint, or file of chatglm.cpp (default: ${MODEL_VARIABLE}, or else "
-        "the small model of the package)",
+        help=f"GGUF file, folder of a checkpoint, or file of chatglm.cpp (default: ${MODEL_VARIABLE}, or "
+        "else the small model of the package)",
     )  # fmt: skip
     place.add_argument("-m", "--model", type=Path, metavar="PATH", help="the same, as other commands say it")
     parser.add_argument("--tensors", action="store_true", help="list every tensor")
