@@ -294,6 +294,8 @@ class Pipeline:
             min_p (0): draw among tokens that have at least this share of the likeliest one's probability.
             typical_p (1): draw among the most typical tokens that have this probability together, 1 for
                 all.
+            xtc_probability (0): how often, of each token, those with a probability of at least xtc_threshold
+                (0.1) are left out but for the least likely of them, so that replies are less like others.
             presence_penalty (0): taken from the logits of tokens that the reply has already.
             frequency_penalty (0): the same for each time that the reply has them.
             penalty_last_n (-1): the three penalties look at so many last tokens, -1 for all.
