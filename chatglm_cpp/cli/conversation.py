@@ -117,9 +117,20 @@ class Conversation:
         return n
 
     def save(self, path: Path) -> None:
-        """Writes the messages as JSON, in OpenAI's form. A file that was there is replaced at once."""
+        """Writes the messages as JSON, in OpenAI's form. A conversation that was there is replaced at once.
+
+        Raises:
+            InvalidArgument: something else is there, or the file cannot be written.
+        """
         text = json.dumps({"messages": to_dicts(self._messages)}, ensure_ascii=False, indent=2) + "\n"
-        write_whole(path, lambda file: file.write_text(text, encoding="utf-8"))
+        try:
+            if path.is_file() and path.stat().st_size > 0 and not _is_conversation(path):
+                raise InvalidArgument(
+                    f"{path}: is no saved conversation and stays as it is; give another name."
+                )
+            write_whole(path, lambda file: file.write_text(text, encoding="utf-8"))
+        except OSError as error:
+            raise InvalidArgument(f"{path}: cannot be written: {error.strerror}.") from None
 
     def load(self, path: Path) -> None:
         """Goes on with the messages of a file that save() wrote, or of a plain list of such messages.
@@ -127,19 +138,30 @@ class Conversation:
         Raises:
             InvalidArgument: the file holds something else; then nothing has changed.
         """
-        try:
-            data = json.loads(read_text(path))
-        except (ValueError, RecursionError) as error:
-            raise InvalidArgument(f"{path}: is no JSON: {error}.") from None
-        if isinstance(data, dict):
-            data = data.get("messages")
-        if not isinstance(data, list):
-            raise InvalidArgument(f'{path}: has no list of "messages".')
-        try:
-            messages = to_messages(data)
-        except (TypeError, InvalidArgument) as error:
-            raise InvalidArgument(f"{path}: {error}") from None
-        self._messages = messages
+        self._messages = _read_messages(path)
+
+
+def _read_messages(path: Path) -> list[ChatMessage]:
+    try:
+        data = json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise InvalidArgument(f"{path}: is no JSON: {error}.") from None
+    if isinstance(data, dict):
+        data = data.get("messages")
+    if not isinstance(data, list):
+        raise InvalidArgument(f'{path}: has no list of "messages".')
+    try:
+        return to_messages(data)
+    except (TypeError, InvalidArgument) as error:
+        raise InvalidArgument(f"{path}: {error}") from None
+
+
+def _is_conversation(path: Path) -> bool:
+    try:
+        _read_messages(path)
+    except InvalidArgument:
+        return False
+    return True
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
