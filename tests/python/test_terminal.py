@@ -91,13 +91,14 @@ def test_a_conversation_is_kept_in_a_file(talk, tmp_path: Path, name: str):
     assert "再见！" in prompts[0]
 
 
-def test_a_session_brings_its_tools(pipeline: Pipeline, tmp_path: Path):
+def test_a_session_brings_its_tools(converted, tmp_path: Path):
     tools = [{"type": "function", "function": {"name": "f", "description": "g", "parameters": {}}}]
-    with_tools = Conversation(pipeline, "请简短。", {"tools": tools}, {})
-    with_tools.save(tmp_path / "a.session")
-    talk = Conversation(pipeline, None, {}, {})
-    talk.load(tmp_path / "a.session")
-    talk.save(tmp_path / "b.session")
+    with Pipeline(converted("chatglm3-6b"), n_threads=1) as pipeline:
+        with_tools = Conversation(pipeline, "请简短。", {"tools": tools}, {})
+        with_tools.save(tmp_path / "a.session")
+        talk = Conversation(pipeline, None, {}, {})
+        talk.load(tmp_path / "a.session")
+        talk.save(tmp_path / "b.session")
     assert read_session(tmp_path / "b.session").tools == read_session(tmp_path / "a.session").tools != []
 
 
