@@ -48,6 +48,7 @@ class Settings(BaseModel):
     # Who may ask.
     api_key: Names = []  # any of these; none: everybody
     cors_origin: Names = []  # origins of web pages beside those of this machine; "*" for all
+    host_name: Names = []  # names of this machine, where a proxy on it passes on the one it was asked by
 
     # How much may be asked for.
     max_length: int = Field(0, ge=0)  # tokens of prompt and reply together; 0: the model's context
