@@ -46,7 +46,8 @@ def add_parser(commands: Any) -> None:
     )  # fmt: skip
     group.add_argument(
         "--model_name", "--model-name", metavar="NAME",
-        help='what requests call the model in "model" (default: its file\'s name, without the ending)',
+        help='what requests call the model in "model" (default: the name that `chatglm-cpp serve` '
+        "gives it)",
     )  # fmt: skip
     group.add_argument(
         "--ray", action="store_true",
@@ -92,8 +93,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _opened(args: argparse.Namespace) -> contextlib.AbstractContextManager[Endpoints]:
     from ..batch.endpoints import opened
+    from ..server import Settings
 
-    return opened(load(args)[0], args.model_name)
+    return opened(load(args)[0], args.model_name or Settings.make(model=args.model).names()[0])
 
 
 def _answer_here(args: argparse.Namespace, show: Callable[[Outcome], None]) -> Outcome:

@@ -120,15 +120,25 @@ class Conversation:
 
     def save(self, path: Path) -> int:
         """Writes the messages: as JSON in OpenAI's form where the file is called so (.json), else as a
-        session, with what was computed for them. A file that was there is replaced at once.
+        session, with what was computed for them. A conversation that was there is replaced at once.
 
         Returns:
             How many tokens need not be computed again.
+
+        Raises:
+            InvalidArgument: something else is there, or the file cannot be written.
         """
-        if path.suffix.lower() != ".json":
-            return self._pipeline.save_session(path, self._messages, tools=self._chat_options["tools"])
-        text = json.dumps({"messages": to_dicts(self._messages)}, ensure_ascii=False, indent=2) + "\n"
-        write_whole(path, lambda file: file.write_text(text, encoding="utf-8"))
+        try:
+            if path.is_file() and path.stat().st_size > 0 and not _is_conversation(path):
+                raise InvalidArgument(
+                    f"{path}: is no saved conversation and stays as it is; give another name."
+                )
+            if path.suffix.lower() != ".json":
+                return self._pipeline.save_session(path, self._messages, tools=self._chat_options["tools"])
+            text = json.dumps({"messages": to_dicts(self._messages)}, ensure_ascii=False, indent=2) + "\n"
+            write_whole(path, lambda file: file.write_text(text, encoding="utf-8"))
+        except OSError as error:
+            raise InvalidArgument(f"{path}: cannot be written: {error.strerror or error}.") from None
         return 0
 
     def load(self, path: Path) -> int:
@@ -148,21 +158,33 @@ class Conversation:
             self._messages = session.messages
             self._chat_options["tools"] = self._tools or session.tools
             return session.cached_tokens
-        try:
-            data = json.loads(read_text(path))
-        except (ValueError, RecursionError) as error:
-            raise InvalidArgument(f"{path}: is no JSON: {error}.") from None
-        if isinstance(data, dict):
-            data = data.get("messages")
-        if not isinstance(data, list):
-            raise InvalidArgument(f'{path}: has no list of "messages".')
-        try:
-            messages = to_messages(data)
-        except (TypeError, InvalidArgument) as error:
-            raise InvalidArgument(f"{path}: {error}") from None
-        self._messages = messages
+        self._messages = _read_messages(path)
         self._chat_options["tools"] = self._tools
         return 0
+
+
+def _read_messages(path: Path) -> list[ChatMessage]:
+    try:
+        data = json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise InvalidArgument(f"{path}: is no JSON: {error}.") from None
+    if isinstance(data, dict):
+        data = data.get("messages")
+    if not isinstance(data, list):
+        raise InvalidArgument(f'{path}: has no list of "messages".')
+    try:
+        return to_messages(data)
+    except (TypeError, InvalidArgument) as error:
+        raise InvalidArgument(f"{path}: {error}") from None
+
+
+def _is_conversation(path: Path) -> bool:
+    try:
+        if not is_session(path):
+            _read_messages(path)
+    except InvalidArgument:
+        return False
+    return True
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:

@@ -21,7 +21,7 @@ def add_parser(commands: Any) -> None:
         "environment: --max_queue from CHATGLM_CPP_MAX_QUEUE, and so on; docs/server.md describes them all.",
     )
     add_model_options(parser)
-    parser.set_defaults(kv_dtype=None, threads=None)
+    parser.set_defaults(kv_dtype=None, threads=None, prompt_lookup=None, draft_tokens=None)
     place = parser.add_argument_group("place")
     place.add_argument(
         "--host", default="127.0.0.1",

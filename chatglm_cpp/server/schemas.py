@@ -103,6 +103,8 @@ class Sampling(Strict):
     top_k: int | None = Field(None, ge=0, lt=2**31)
     min_p: float | None = Field(None, ge=0, le=1)
     typical_p: float | None = Field(None, gt=0, le=1)
+    xtc_probability: float | None = Field(None, ge=0, le=1)
+    xtc_threshold: float | None = Field(None, gt=0, le=1)
     repetition_penalty: float | None = Field(None, gt=0, le=10)
     min_tokens: int | None = Field(None, ge=0, lt=2**31)
     ignore_eos: bool | None = None
@@ -126,6 +128,8 @@ class Sampling(Strict):
             "top_k": "top_k",
             "min_p": "min_p",
             "typical_p": "typical_p",
+            "xtc_probability": "xtc_probability",
+            "xtc_threshold": "xtc_threshold",
             "repetition_penalty": "repetition_penalty",
             "min_tokens": "min_new_tokens",
             "ignore_eos": "ignore_eos",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 
@@ -45,6 +45,9 @@ class Settings(BaseModel):
     kv_dtype: str = "f16"
     lora: Names = []  # FILE, or SCALE:FILE
     threads: int = 0
+    prompt_lookup: Literal["auto", "always", "never"] = "auto"
+    draft: str | None = None
+    draft_tokens: int = Field(0, ge=0)
     max_sequences: int = Field(16, ge=1)  # replies computed at a time
     max_queue: int = Field(256, ge=0)  # replies that may wait; one more is answered 503
     cache_memory: int = Field(0, ge=0)  # bytes, see Pipeline

@@ -40,6 +40,13 @@ def records(path: Path) -> dict[str, Any]:
     return by_id
 
 
+def test_the_model_has_the_name_that_the_server_gives_it(tmp_path: Path) -> None:
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text(request("default", model="default", **question(1)))
+    assert main(["batch", "-i", str(source), "-o", str(target), "-t", "1"]) == 0
+    assert records(target)["default"]["response"]["body"]["model"] == "default"
+
+
 def test_bodies_are_answered_as_by_the_server(
     model_path: Path, shared_pipeline: Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -59,6 +59,19 @@ def test_a_saved_conversation_goes_on(talk, tmp_path: Path):
     assert resumed == directly and "你好！" in resumed[0] and "请简短。" in resumed[0]
 
 
+def test_saving_replaces_conversations_and_nothing_else(talk, tmp_path: Path):
+    (tmp_path / "report.txt").write_text("My report.")
+    _, notes, _ = talk(["你好", f"/save {tmp_path}/report.txt"], "你好！")
+    assert "report.txt: is no saved conversation" in notes
+    assert (tmp_path / "report.txt").read_text() == "My report."
+
+    (tmp_path / "talk.json").touch()
+    for n_turns in (1, 2):
+        talk([*["你好"] * n_turns, f"/save {tmp_path}/talk.json"], *["你好！"] * n_turns)
+        saved = json.loads((tmp_path / "talk.json").read_text(encoding="utf-8"))["messages"]
+        assert len(saved) == 2 * n_turns
+
+
 def test_a_session_keeps_what_was_computed(talk, pipeline: Pipeline, tmp_path: Path):
     file = tmp_path / "talk.session"
     question = "今天天气怎么样？" * 20
@@ -155,7 +168,7 @@ def test_tokens_are_counted(talk, pipeline: Pipeline):
         ("/sing", "no command /sing"),
         ("/save", "needs a FILE"),
         ("/clear all", "stands alone"),
-        ("/save /no/such/folder/x.json", "/no/such/folder"),
+        ("/save /no/such/folder/x.json", "/no/such/folder/x.json: cannot be written: No such file"),
         ("/load /no/such/file.json", "/no/such/file.json"),
     ],
 )
