@@ -112,8 +112,9 @@ def _answer_on_cluster(args: argparse.Namespace, show: Callable[[Outcome], None]
         ) from None
     given = vars(args)
     # Engines work in other folders.
-    if args.model and os.path.exists(args.model):
-        given["model"] = os.path.abspath(args.model)
+    for name in ("model", "draft"):
+        if given[name] and os.path.exists(given[name]):
+            given[name] = os.path.abspath(given[name])
     given["lora"] = [os.path.abspath(path) for path in args.lora]
     scaled = [value.partition(":") for value in args.lora_scaled]
     given["lora_scaled"] = [

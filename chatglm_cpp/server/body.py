@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
 
 from .errors import ApiError
 
@@ -76,6 +77,12 @@ def _check(value: Any) -> None:
 
 
 class _StrictRequest(Request):
+    async def body(self) -> bytes:
+        try:
+            return await super().body()
+        except ClientDisconnect:
+            raise ApiError(499, "The client went away.") from None
+
     async def json(self) -> Any:
         if not hasattr(self, "_json"):
             data = await self.body()
@@ -85,7 +92,7 @@ class _StrictRequest(Request):
 
 
 class StrictRoute(APIRoute):
-    """A route whose body is read by `read_json`."""
+    """A route whose body is read by `read_json`. A client that goes away meanwhile is no fault."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()

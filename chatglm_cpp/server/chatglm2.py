@@ -10,13 +10,13 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import JSONResponse, Response
 
-from .body import read_json
+from .body import StrictRoute, read_json
 from .calls import ChatCall, start_chat
 from .replies import while_connected
 from .schemas import ERRORS, check_max_tokens
 from .service import Service, service_of
 
-router = APIRouter(tags=["chatglm2"])
+router = APIRouter(tags=["chatglm2"], route_class=StrictRoute)
 
 MAX_LENGTH = 2048
 

@@ -188,6 +188,22 @@ def test_limits_hold(model_path):
             error_of(client.post(CHAT, json=middle), 400, "context_length_exceeded")
 
 
+@pytest.mark.parametrize("path", ["/", CHAT])
+def test_a_client_that_leaves_within_its_request_is_no_fault(server, client, path):
+    def n_gone():
+        counted = f'chatglm_requests_total{{path="{path}",status="499"}} '
+        lines = client.get("/metrics").text.splitlines()
+        return sum(float(line.removeprefix(counted)) for line in lines if line.startswith(counted))
+
+    before = n_gone()
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 99\r\n"
+    )
+    with socket.create_connection(server.servers[0].sockets[0].getsockname()) as connection:
+        connection.sendall(f"{head}\r\n{{".encode())
+    until(lambda: n_gone() == before + 1, "the end of the request")
+
+
 def test_a_full_queue_is_answered_with_another_time(model_path):
     with Pipeline(model_path, max_sequences=1, max_queue=1) as pipeline, serving(pipeline) as server:
         running = [
