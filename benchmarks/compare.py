@@ -6,7 +6,8 @@
 Every program runs in a process of its own; in each round all of them measure the same sizes one after
 another, so that what else the machine does meets all alike. Printed are medians in tokens a second and their
 spread, and the median and spread of the rounds' ratios. llama.cpp is measured with flash attention and
-without, and the faster of the two counts. Prompts and replies have fixed ids, without sampling.
+without, with --kv-dtype q8_0 also with such a cache, and the fastest of these counts. Prompts and replies
+have fixed ids, without sampling.
 """
 
 from __future__ import annotations
@@ -28,6 +29,11 @@ from peer import Peer, PeerError
 OURS = "chatglm_cpp"
 LLAMA_CPP = "llama.cpp"
 OLD = "chatglm-cpp 0.4"
+SETTINGS = {  # of llama.cpp
+    "plain": "without flash attention",
+    "flash": "with flash attention",
+    "q8_0": "with flash attention and a q8_0 cache",
+}
 
 
 @dataclass(frozen=True)
@@ -104,6 +110,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--tokens", type=positive, default=24, help="of a reply (default: 24)")
     parser.add_argument("--depths", type=numbers(0), default=[0], help="tokens in the cache (default: 0)")
     parser.add_argument("--batches", type=numbers(1), default=[1], help="replies together (default: 1)")
+    parser.add_argument(
+        "--kv-dtype", choices=("f16", "q8_0"), default="f16", help="type of our cache (default: %(default)s)"
+    )
     parser.add_argument("--rounds", type=positive, default=5, help="default: 5")
     parser.add_argument("--llama-python", help="Python that has llama-cpp-python (default: this one)")
     parser.add_argument("--old-python", help="Python that has the earlier chatglm-cpp")
@@ -128,7 +137,12 @@ def start_programs(
         return peer
 
     programs = [
-        Program(OURS, start(OURS, sys.executable, "peer_chatglm_cpp.py", args.model, str(args.threads or 0)))
+        Program(
+            OURS,
+            start(
+                OURS, sys.executable, "peer_chatglm_cpp.py", args.model, str(args.threads or 0), args.kv_dtype
+            ),
+        )
     ]
     about = described[OURS]
     print(f"{about['model']}, {about['dtype']}, {about['threads']} threads, {about['isa']}; {machine()}")
@@ -136,17 +150,25 @@ def start_programs(
     context = max([*args.prompts, max(args.depths) + args.tokens, max(args.batches) * args.tokens]) + 8
     others: list[tuple[str, str, tuple[str, ...], tuple[dict[str, Any], ...]]] = []
     if args.llama_python or importlib.util.find_spec("llama_cpp"):
-        command = ("peer_llama_cpp.py", args.model, threads, str(context), str(max(args.batches)))
-        flash = ({"flash": False}, {"flash": True})
-        others.append((LLAMA_CPP, args.llama_python or sys.executable, command, flash))
+        command = (
+            "peer_llama_cpp.py",
+            args.model,
+            threads,
+            str(context),
+            str(max(args.batches)),
+            args.kv_dtype,
+        )
+        names = ["plain", "flash"] + (["q8_0"] if args.kv_dtype == "q8_0" else [])
+        settings = tuple({"setting": name} for name in names)
+        others.append((LLAMA_CPP, args.llama_python or sys.executable, command, settings))
     else:
         print("llama-cpp-python is not installed: no comparison with llama.cpp")
     if args.old_python:
         command = ("peer_old_chatglm_cpp.py", args.old_model, threads)
         others.append((OLD, args.old_python, command, ({},)))
-    for name, python, command, settings in others:
+    for name, python, command, arguments in others:
         try:
-            programs.append(Program(name, start(name, python, *command), settings))
+            programs.append(Program(name, start(name, python, *command), arguments))
         except (PeerError, OSError) as error:
             print(f"no comparison: {error}")
     return programs, described
@@ -203,8 +225,8 @@ def print_result(size: Size, found: dict[str, Any]) -> None:
     print(f"\n{size}")
     for name, rate in found["programs"].items():
         line = f"  {name:16} {rate['median']:9.2f} tokens/s  ({rate['min']:.2f} to {rate['max']:.2f})"
-        if "flash" in rate:
-            line += f"  flash attention {'on' if rate['flash'] else 'off'}"
+        if "setting" in rate:
+            line += f"  {SETTINGS[rate['setting']]}"
         print(line)
     for name, ratio in found["ratios"].items():
         text = f"{ratio['median']:9.2f} times {name}  ({ratio['min']:.2f} to {ratio['max']:.2f})"

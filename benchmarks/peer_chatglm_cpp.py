@@ -1,4 +1,4 @@
-"""Our side of compare.py: peer_chatglm_cpp.py MODEL THREADS."""
+"""Our side of compare.py: peer_chatglm_cpp.py MODEL THREADS KV_TYPE."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from chatglm_cpp import _C
 
 
 def main() -> None:
-    bench = _C.Bench(sys.argv[1], n_threads=int(sys.argv[2]))
+    bench = _C.Bench(sys.argv[1], n_threads=int(sys.argv[2]), kv_dtype=sys.argv[3])
     serve(
         {
             "describe": lambda: {

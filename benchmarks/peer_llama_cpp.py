@@ -1,7 +1,8 @@
 """llama.cpp's side of compare.py, through the low-level interface of llama-cpp-python:
-peer_llama_cpp.py MODEL THREADS CONTEXT SEQUENCES.
+peer_llama_cpp.py MODEL THREADS CONTEXT SEQUENCES KV_TYPE.
 
-Two contexts share the model's weights, one with flash attention and one without.
+Several contexts share the model's weights: with flash attention and without, with the cache in f16, and with
+flash attention and the cache in KV_TYPE, "q8_0", if that is asked for.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ CHUNK = 512  # tokens of a prompt at once, its default
 
 
 class Context:
-    def __init__(self, model: Any, n_threads: int, size: int, n_sequences: int, flash: bool) -> None:
+    def __init__(self, model: Any, n_threads: int, size: int, n_sequences: int, setting: str) -> None:
         params = llama_cpp.llama_context_default_params()
         params.n_ctx = size
         params.n_batch = params.n_ubatch = CHUNK
@@ -25,8 +26,12 @@ class Context:
         params.n_threads = params.n_threads_batch = n_threads
         params.kv_unified = True
         params.flash_attn_type = (
-            llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED if flash else llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
+            llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
+            if setting == "plain"
+            else llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED
         )
+        if setting == "q8_0":
+            params.type_k = params.type_v = llama_cpp.GGML_TYPE_Q8_0
         self._context = llama_cpp.llama_init_from_model(model, params)
         if not self._context:
             raise RuntimeError("no context could be made: is there enough memory?")
@@ -93,12 +98,13 @@ def main() -> None:
     if not model:
         sys.exit(f"llama.cpp cannot load {path}")
     load_seconds = time.perf_counter() - start
-    contexts = {flash: Context(model, n_threads, size, n_sequences, flash) for flash in (False, True)}
+    settings = ["plain", "flash"] + (["q8_0"] if sys.argv[5] == "q8_0" else [])
+    contexts = {name: Context(model, n_threads, size, n_sequences, name) for name in settings}
     serve(
         {
             "describe": lambda: {"version": llama_cpp.__version__, "load_seconds": load_seconds},
-            "prompt": lambda flash, **sizes: contexts[flash].prompt(**sizes),
-            "decode": lambda flash, **sizes: contexts[flash].decode(**sizes),
+            "prompt": lambda setting, **sizes: contexts[setting].prompt(**sizes),
+            "decode": lambda setting, **sizes: contexts[setting].decode(**sizes),
         }
     )
 

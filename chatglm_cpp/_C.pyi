@@ -84,6 +84,8 @@ class GenerationConfig:
     num_beams: int
     length_penalty: float
     early_stopping: bool | str
+    xtc_probability: float
+    xtc_threshold: float
     def __init__(
         self,
         max_length: int = 2048,
@@ -110,6 +112,8 @@ class GenerationConfig:
         num_beams: int = 1,
         length_penalty: float = 1.0,
         early_stopping: bool | str = False,
+        xtc_probability: float = 0.0,
+        xtc_threshold: float = 0.1,
     ) -> None: ...
     def alternative(self, i: int) -> GenerationConfig: ...
 

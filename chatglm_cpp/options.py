@@ -44,6 +44,8 @@ class GenerationOptions(TypedDict, total=False):
     num_beams: int
     length_penalty: float
     early_stopping: bool | Literal["never"]
+    xtc_probability: float
+    xtc_threshold: float
     response_format: Mapping[str, Any] | None
     regex: str | None
     grammar: str | None
@@ -74,6 +76,8 @@ def make_generation_config(
     num_beams: int = 1,
     length_penalty: float = 1.0,
     early_stopping: bool | Literal["never"] = False,
+    xtc_probability: float = 0.0,
+    xtc_threshold: float = 0.1,
 ) -> GenerationConfig:
     """Checked options. Raises TypeError or InvalidArgument, naming the option."""
     return GenerationConfig(
@@ -100,6 +104,8 @@ def make_generation_config(
         logprobs=_as_logprobs(logprobs),
         num_beams=as_int("num_beams", num_beams),
         length_penalty=as_float("length_penalty", length_penalty),
+        xtc_probability=as_float("xtc_probability", xtc_probability),
+        xtc_threshold=as_float("xtc_threshold", xtc_threshold),
         early_stopping=check_text(early_stopping, "early_stopping")
         if isinstance(early_stopping, str)
         else early_stopping,

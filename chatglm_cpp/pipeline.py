@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -249,37 +249,10 @@ class Pipeline:
         self,
         messages: Conversation,
         *,
-        max_length: int = 2048,
-        max_new_tokens: int = -1,
-        max_context_length: int = -1,
-        do_sample: bool = True,
-        top_k: int = 0,
-        top_p: float = 0.7,
-        temperature: float = 0.95,
-        repetition_penalty: float = 1.0,
         stream: bool = False,
-        seed: int = -1,
-        max_time: float = -1,
         tools: Iterable[ToolLike] | None = None,
         when_full: WhenFull = "error",
-        num_threads: int = 0,
-        min_p: float = 0.0,
-        typical_p: float = 1.0,
-        presence_penalty: float = 0.0,
-        frequency_penalty: float = 0.0,
-        penalty_last_n: int = -1,
-        logit_bias: Mapping[int, float] | None = None,
-        stop: str | Iterable[str] | None = None,
-        stop_token_ids: Iterable[int] = (),
-        ignore_eos: bool = False,
-        min_new_tokens: int = 0,
-        logprobs: bool | int = False,
-        num_beams: int = 1,
-        length_penalty: float = 1.0,
-        early_stopping: bool | Literal["never"] = False,
-        response_format: Mapping[str, Any] | None = None,
-        regex: str | None = None,
-        grammar: str | None = None,
+        **options: Any,
     ) -> ChatMessage | Stream[DeltaMessage, ChatMessage]:
         """The assistant's reply to a conversation.
 
@@ -287,53 +260,65 @@ class Pipeline:
             for delta in pipeline.chat([{"role": "user", "content": "你好"}], stream=True):
                 print(delta.content, end="", flush=True)
 
+        Options have their default in brackets.
+
         Args:
             messages: ChatMessage objects or dicts with "role", "content" and perhaps "tool_calls" and
                 "reasoning_content"; or plain texts of user and assistant in turn.
-            max_length: most tokens of prompt and reply together; the model's own context bounds it too.
-            max_new_tokens: most tokens of the reply, -1 for no limit of its own.
-            max_context_length: keep only so many tokens of a longer prompt, its last ones; -1 makes a prompt
-                that is too long an error.
-            do_sample: draw tokens at random; False takes the likeliest one each time.
-            top_k: draw among the k likeliest tokens, 0 for all.
-            top_p: draw among the likeliest tokens that have this probability together, 1 for all.
-            temperature: above 1 flattens the probabilities, below 1 sharpens them, 0 is do_sample=False.
-            repetition_penalty: above 1 makes tokens that were there already less likely.
+            max_length (2048): most tokens of prompt and reply together; the model's own context bounds it
+                too.
+            max_new_tokens (-1): most tokens of the reply, -1 for no limit of its own.
+            max_context_length (-1): keep only so many tokens of a longer prompt, its last ones; -1 makes
+                a prompt that is too long an error.
+            do_sample (True): draw tokens at random; False takes the likeliest one each time.
+            top_k (0): draw among the k likeliest tokens, 0 for all.
+            top_p (0.7): draw among the likeliest tokens that have this probability together, 1 for all.
+            temperature (0.95): above 1 flattens the probabilities, below 1 sharpens them, 0 is
+                do_sample=False.
+            repetition_penalty (1): above 1 makes tokens that were there already less likely.
             stream: give an iterator of DeltaMessage instead of the whole reply.
-            seed: same seed, same reply, whatever else runs; -1 takes a new one each time. Alternative i of
-                several replies is the one with seed + i.
-            max_time: seconds after which the reply ends as it is, waiting included; -1 for no limit.
+            seed (-1): same seed, same reply, whatever else runs; -1 takes a new one each time.
+                Alternative i of several replies is the one with seed + i.
+            max_time (-1): seconds after which the reply ends as it is, waiting included; -1 for no limit.
             tools: what the model may ask to be called, as dicts like {"type": "function", "function":
-                {"name": "get_weather", "description": "...", "parameters": {JSON schema}}} or just the inner
-                one; as typed Python functions, see chatglm_cpp.tool; or {"type": "python"} for the code
-                interpreter of ChatGLM3 and GLM-4. Nothing is ever called here: run what the reply asks for
-                in `tool_calls`, and give each result back as a message of the role "observation" or "tool".
+                {"name": "get_weather", "description": "...", "parameters": {JSON schema}}} or just the
+                inner one; as typed Python functions, see chatglm_cpp.tool; or {"type": "python"} for the
+                code interpreter of ChatGLM3 and GLM-4. Nothing is ever called here: run what the reply
+                asks for in `tool_calls`, and give each result back as a message of the role "observation"
+                or "tool".
             when_full: what gives way when the conversation leaves too little room for a reply: nothing
-                ("error"), its oldest turns ("drop_oldest"), or those after the first ("keep_head"). A turn, a
-                question with all that follows it, goes whole; messages of the system and the last turn stay.
-                Room is max_new_tokens, or a quarter of max_length. What went is counted in the reply's
-                `dropped_messages`, and in the `usage` of a stream.
-            num_threads: accepted for programs of earlier versions; threads are set when the pipeline is made.
-            min_p: draw among tokens that have at least this share of the likeliest one's probability.
-            typical_p: draw among the most typical tokens that have this probability together, 1 for all.
-            presence_penalty: taken from the logits of tokens that the reply has already.
-            frequency_penalty: the same for each time that the reply has them.
-            penalty_last_n: the three penalties look at so many last tokens, -1 for all.
+                ("error"), its oldest turns ("drop_oldest"), or those after the first ("keep_head"). A
+                turn, a question with all that follows it, goes whole; messages of the system and the last
+                turn stay. Room is max_new_tokens, or a quarter of max_length. What went is counted in the
+                reply's `dropped_messages`, and in the `usage` of a stream.
+            num_threads: accepted for programs of earlier versions; threads are set when the pipeline is
+                made.
+            min_p (0): draw among tokens that have at least this share of the likeliest one's probability.
+            typical_p (1): draw among the most typical tokens that have this probability together, 1 for
+                all.
+            xtc_probability (0): how often, of each token, those with a probability of at least xtc_threshold
+                (0.1) are left out but for the least likely of them, so that replies are less like others.
+            presence_penalty (0): taken from the logits of tokens that the reply has already.
+            frequency_penalty (0): the same for each time that the reply has them.
+            penalty_last_n (-1): the three penalties look at so many last tokens, -1 for all.
             logit_bias: {token id: number to add to its logit}; -inf rules a token out.
             stop: a text or several; the answer ends before the first one that comes.
             stop_token_ids: tokens that end the reply, beside those of the model.
-            ignore_eos: never choose a token that ends the reply.
-            min_new_tokens: choose none before the reply has so many tokens.
-            logprobs: note the log-probability of each token; a number asks for as many likeliest tokens.
-            num_beams: above 1 searches for the likeliest reply with so many beams, as transformers does, and
-                ignores do_sample and the settings of draws. The reply comes all at once at its end. At most
-                the pipeline's max_sequences; without logprobs and formats of the reply.
-            length_penalty: beams are compared by their log-probability divided by length^length_penalty.
-            early_stopping: whether a search ends as soon as there are num_beams complete replies: True; False
-                goes on while the best beam has the better score, "never" while one could come to have it.
-            response_format: {"type": "json_object"}, or {"type": "json_schema", "json_schema": SCHEMA}: the
-                answer is JSON, and follows the schema. Needs `pip install "chatglm-cpp[structured]"`, as the
-                next two do; see docs/structured.md.
+            ignore_eos (False): never choose a token that ends the reply.
+            min_new_tokens (0): choose none before the reply has so many tokens.
+            logprobs (False): note the log-probability of each token; a number asks for as many likeliest
+                tokens.
+            num_beams (1): above 1 searches for the likeliest reply with so many beams, as transformers
+                does, and ignores do_sample and the settings of draws. The reply comes all at once at its
+                end. At most the pipeline's max_sequences; without logprobs and formats of the reply.
+            length_penalty (1): beams are compared by their log-probability divided by
+                length^length_penalty.
+            early_stopping (False): whether a search ends as soon as there are num_beams complete replies:
+                True; False goes on while the best beam has the better score, "never" while one could come
+                to have it.
+            response_format: {"type": "json_object"}, or {"type": "json_schema", "json_schema": SCHEMA}:
+                the answer is JSON, and follows the schema. Needs `pip install "chatglm-cpp[structured]"`,
+                as the next two do; see docs/structured.md.
             regex: the answer is a full match of this regular expression.
             grammar: the answer is a text of this grammar, in Lark's notation or in llama.cpp's GBNF.
 
@@ -352,14 +337,7 @@ class Pipeline:
                 for tools, or there are tools and a format for the reply.
             TypeError: something is of the wrong type.
         """
-        self._ignore_num_threads(num_threads)
-        config = make_generation_config(
-            max_length, max_new_tokens, max_context_length, do_sample, top_k, top_p, temperature,
-            repetition_penalty, seed, max_time, min_p, typical_p, presence_penalty, frequency_penalty,
-            penalty_last_n, logit_bias, stop, stop_token_ids, ignore_eos, min_new_tokens, logprobs,
-            num_beams, length_penalty, early_stopping,
-        )  # fmt: skip
-        constraints = self._constraints(1, response_format, regex, grammar)
+        config, constraints = self._read_options(options)
         (pieces,) = begin_chat(self._engine, messages, config, tools, when_full, constraints)
         return pieces if stream else pieces.result()
 
@@ -376,38 +354,7 @@ class Pipeline:
         self, prompt: str | Iterable[int], *, stream: Literal[True], **options: Unpack[GenerationOptions]
     ) -> Stream[str, Completion]: ...
     def generate(
-        self,
-        prompt: str | Iterable[int],
-        *,
-        max_length: int = 2048,
-        max_new_tokens: int = -1,
-        max_context_length: int = -1,
-        do_sample: bool = True,
-        top_k: int = 0,
-        top_p: float = 0.7,
-        temperature: float = 0.95,
-        repetition_penalty: float = 1.0,
-        stream: bool = False,
-        seed: int = -1,
-        max_time: float = -1,
-        num_threads: int = 0,
-        min_p: float = 0.0,
-        typical_p: float = 1.0,
-        presence_penalty: float = 0.0,
-        frequency_penalty: float = 0.0,
-        penalty_last_n: int = -1,
-        logit_bias: Mapping[int, float] | None = None,
-        stop: str | Iterable[str] | None = None,
-        stop_token_ids: Iterable[int] = (),
-        ignore_eos: bool = False,
-        min_new_tokens: int = 0,
-        logprobs: bool | int = False,
-        num_beams: int = 1,
-        length_penalty: float = 1.0,
-        early_stopping: bool | Literal["never"] = False,
-        response_format: Mapping[str, Any] | None = None,
-        regex: str | None = None,
-        grammar: str | None = None,
+        self, prompt: str | Iterable[int], *, stream: bool = False, **options: Any
     ) -> Completion | Stream[str, Completion]:
         """A continuation of `prompt`, for base and code models.
 
@@ -417,16 +364,8 @@ class Pipeline:
         with pieces of text. The whole text is a str with `finish_reason` and `logprobs` beside it; a stream
         has them in its `usage` and `logprobs`.
         """
-        self._ignore_num_threads(num_threads)
-        config = make_generation_config(
-            max_length, max_new_tokens, max_context_length, do_sample, top_k, top_p, temperature,
-            repetition_penalty, seed, max_time, min_p, typical_p, presence_penalty, frequency_penalty,
-            penalty_last_n, logit_bias, stop, stop_token_ids, ignore_eos, min_new_tokens, logprobs,
-            num_beams, length_penalty, early_stopping,
-        )  # fmt: skip
-        (pieces,) = begin_text(
-            self._engine, prompt, config, self._constraints(1, response_format, regex, grammar)
-        )
+        config, constraints = self._read_options(options)
+        (pieces,) = begin_text(self._engine, prompt, config, constraints)
         return pieces if stream else pieces.result()
 
     @overload
@@ -487,10 +426,6 @@ class Pipeline:
         prompt: str | Iterable[int] | None = None,
         tools: Iterable[ToolLike] | None = None,
         when_full: WhenFull = "error",
-        num_threads: int = 0,
-        response_format: Mapping[str, Any] | None = None,
-        regex: str | None = None,
-        grammar: str | None = None,
         **options: Any,
     ) -> Alternatives[DeltaMessage, ChatMessage] | Alternatives[str, Completion]:
         """Begins `n` replies to one prompt, which is computed once, and returns at once with their streams.
@@ -507,10 +442,8 @@ class Pipeline:
         """
         if (messages is None) == (prompt is None):
             raise TypeError("Give submit_alternatives either messages or prompt.")
-        self._ignore_num_threads(num_threads)
-        config = make_generation_config(**options)
         n = as_int("n", n)
-        constraints = self._constraints(n, response_format, regex, grammar)
+        config, constraints = self._read_options(options, n)
         if messages is not None:
             return Alternatives(begin_chat(self._engine, messages, config, tools, when_full, constraints, n))
         assert prompt is not None
@@ -658,23 +591,29 @@ class Pipeline:
     def _formats(self) -> Formats:
         return Formats(self._engine.tokenizer)
 
-    def _constraints(
-        self, n: int, response_format: Mapping[str, Any] | None, regex: str | None, grammar: str | None
-    ) -> list[Constraint]:
-        """One for each of `n` replies, for each has a state of its own; none at all for free texts."""
-        if response_format is None and regex is None and grammar is None:
-            return []
-        n = max(1, min(n, self._engine.max_sequences))  # others are refused
-        made = [self._formats.constraint(response_format, regex, grammar) for _ in range(n)]
-        return [constraint for constraint in made if constraint is not None]
-
-    def _ignore_num_threads(self, num_threads: int) -> None:
+    def _read_options(
+        self, options: dict[str, Any], n: int = 1
+    ) -> tuple[_C.GenerationConfig, list[Constraint]]:
+        """The settings of a reply, and a constraint for each of `n` replies, for each has a state of its own;
+        none at all for free texts."""
+        unknown = [name for name in options if name not in GenerationOptions.__annotations__]
+        if unknown:
+            names = ", ".join(sorted(GenerationOptions.__annotations__))
+            raise TypeError(f"There is no option {unknown[0]!r}; the options of a reply are {names}.")
+        num_threads = options.pop("num_threads", 0)
         if num_threads not in (0, self.n_threads):
             warnings.warn(
                 f"num_threads={num_threads} has no effect here: this pipeline computes with {self.n_threads} "
                 "threads. Give n_threads to Pipeline() instead.",
                 stacklevel=3,
             )
+        form = [options.pop(name, None) for name in ("response_format", "regex", "grammar")]
+        config = make_generation_config(**options)
+        if form == [None, None, None]:
+            return config, []
+        n = max(1, min(n, self._engine.max_sequences))  # others are refused
+        made = [self._formats.constraint(*form) for _ in range(n)]
+        return config, [constraint for constraint in made if constraint is not None]
 
     def __repr__(self) -> str:
         return f"Pipeline({self._path!r}, kv_dtype={self.kv_dtype!r}, n_threads={self.n_threads})"

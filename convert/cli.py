@@ -23,10 +23,12 @@ EXIT_BAD_INPUT = 2  # argparse uses the same for a wrong option
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141  # as of a program that SIGPIPE ends
 
+PROGRAM = "python -m chatglm_cpp.convert"
 
-def build_parser() -> argparse.ArgumentParser:
+
+def build_parser(program: str = PROGRAM) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m chatglm_cpp.convert",
+        prog=program,
         description="Convert a Hugging Face checkpoint of the GLM family, or a model file of chatglm.cpp up "
         "to 0.4, to one GGUF file.",
     )
@@ -76,9 +78,10 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit status: 0, or one of the EXIT_ constants above."""
-    parser = build_parser()
+def main(argv: Sequence[str] | None = None, program: str = PROGRAM) -> int:
+    """Runs the command, which calls itself `program`; returns its exit status: 0, or one of the EXIT_
+    constants above."""
+    parser = build_parser(program)
     args = parser.parse_args(argv)
     if args.list:
         lines = (f"{name:<8} {title}\n         for example {example}" for name, title, example in supported())

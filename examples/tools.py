@@ -11,6 +11,7 @@ import argparse
 import ast
 import json
 import operator
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -78,7 +79,10 @@ def main() -> None:
     parser.add_argument("-m", "--model", required=True, help="GGUF file of a model that knows tools")
     parser.add_argument("question", nargs="?", default="What is 12345 * 6789?")
     args = parser.parse_args()
-    print(answer(chatglm_cpp.Pipeline(args.model), args.question, do_sample=False))
+    try:
+        print(answer(chatglm_cpp.Pipeline(args.model), args.question, do_sample=False))
+    except (chatglm_cpp.Error, OSError) as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

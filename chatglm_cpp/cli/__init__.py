@@ -71,7 +71,7 @@ def _convert(arguments: list[str]) -> int:
         from ..convert.cli import main as convert_main
     except ImportError as error:
         return _fail(f"converting needs the package {error.name}; run: pip install 'chatglm-cpp[convert]'")
-    return convert_main(arguments)
+    return convert_main(arguments, "chatglm-cpp convert")
 
 
 def _fail(message: str) -> int:

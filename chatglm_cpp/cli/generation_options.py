@@ -53,6 +53,14 @@ def add_generation_options(parser: argparse.ArgumentParser) -> None:
         help="draw among the most typical tokens that have the probability P together (default: off)",
     )  # fmt: skip
     sampling.add_argument(
+        "--xtc_probability", "--xtc-probability", type=float, default=0.0, metavar="P",
+        help="leave out the top choices but the last of them, for this share of tokens (default: off)",
+    )  # fmt: skip
+    sampling.add_argument(
+        "--xtc_threshold", "--xtc-threshold", type=float, default=0.1, metavar="P",
+        help="probability of a top choice (default: %(default)s)",
+    )  # fmt: skip
+    sampling.add_argument(
         "--presence_penalty", "--presence-penalty", type=float, default=0.0, metavar="X",
         help="taken from the logits of tokens that the reply has (default: %(default)s)",
     )  # fmt: skip
@@ -116,6 +124,8 @@ def generation_options(args: argparse.Namespace) -> dict[str, Any]:
         "seed": args.seed,
         "min_p": args.min_p,
         "typical_p": args.typical,
+        "xtc_probability": args.xtc_probability,
+        "xtc_threshold": args.xtc_threshold,
         "presence_penalty": args.presence_penalty,
         "frequency_penalty": args.frequency_penalty,
         "penalty_last_n": args.repeat_last_n,

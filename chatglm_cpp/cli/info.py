@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 from typing import Any
 
-from ..model_file import DEFAULT_DTYPE, DTYPES
+from ..model_file import DEFAULT_DTYPE, DEFAULT_MODEL, DTYPES
 from .describe import ADDITIONS, CACHE_BLOCKS, CONTEXT, describe
+from .options import MODEL_VARIABLE
 from .terminal import format_bytes, format_count, printable
 
 
@@ -20,9 +22,13 @@ def add_parser(commands: Any) -> None:
         "of a Hugging Face checkpoint, or a model file of chatglm.cpp up to 0.4: what it is and whether it "
         "converts. For a LoRA adapter or a P-Tuning prefix: what it is and how to use it.",
     )
-    parser.add_argument(
-        "path", type=Path, metavar="PATH", help="GGUF file, folder of a checkpoint, or file of chatglm.cpp"
-    )
+    place = parser.add_mutually_exclusive_group()
+    place.add_argument(
+        "path", nargs="?", type=Path, metavar="PATH",
+        help=f"GGUF file, folder of a checkpoint, or file of chatglm.cpp (default: ${MODEL_VARIABLE}, or "
+        "else the small model of the package)",
+    )  # fmt: skip
+    place.add_argument("-m", "--model", type=Path, metavar="PATH", help="the same, as other commands say it")
     parser.add_argument("--tensors", action="store_true", help="list every tensor")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
@@ -49,7 +55,8 @@ def tokens(text: str) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    described = describe(args.path, args.dtype, args.max_length, args.kv_dtype)
+    path = args.path or args.model or Path(os.environ.get(MODEL_VARIABLE) or DEFAULT_MODEL)
+    described = describe(path, args.dtype, args.max_length, args.kv_dtype)
     tensors = described.pop("tensors")
     if args.json:
         if args.tensors:

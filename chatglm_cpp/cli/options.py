@@ -34,7 +34,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--kv_dtype", "--kv-dtype", choices=("f16", "q8_0", "f32"), default="f16",
-        help="type of the cache of keys and values; q8_0 takes half the memory (default: %(default)s)",
+        help="type of the cache of keys and values; q8_0 takes half the memory (default: f16)",
     )  # fmt: skip
     group.add_argument(
         "--lora",

@@ -39,6 +39,10 @@ def add_parser(commands: Any) -> None:
         "--cors_origin", "--cors-origin", action="append", metavar="ORIGIN",
         help="web pages that may ask, beside those of this machine; may be repeated",
     )  # fmt: skip
+    access.add_argument(
+        "--host_name", "--host-name", action="append", metavar="NAME",
+        help="a name of this machine that a proxy on it passes on; may be repeated",
+    )  # fmt: skip
     access.add_argument("--model_name", "--model-name", metavar="NAME", help="what requests call the model")
     access.add_argument(
         "--model_alias",

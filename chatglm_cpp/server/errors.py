@@ -80,8 +80,17 @@ def to_response(error: ApiError, path: str) -> Response:
 
 _PARAM = re.compile(
     r"((?:messages|tools|prompt|stop|logit_bias)(?:\[[^\]]*\]|\.\w+)*|[a-z]+(?:_[a-z]+)*)"
-    r" (?:is|has|holds|cannot) "
+    r" (?:is|has|holds|names|cannot) "
 )
+
+
+# What is too long at a path that takes no `messages`.
+_LONG_FIELDS = {
+    "/": "prompt",
+    "/v1/completions": "prompt",
+    "/v1/embeddings": "input",
+    "/v1/responses": "input",
+}
 
 
 def to_api_error(error: BaseException) -> ApiError:
@@ -124,8 +133,9 @@ def _path(location: Sequence[int | str], body: Any, missing: bool) -> str:
 
 
 def _from_validation(error: RequestValidationError) -> ApiError:
-    # Of the alternatives of a union, the one that went furthest is the one that was meant.
-    first = max(error.errors(), key=lambda one: len(one["loc"]))
+    # Of the alternatives of a union, the one that went furthest is the one that was meant, and one whose type
+    # was right rather than others.
+    first = max(error.errors(), key=lambda one: (len(one["loc"]), not one["type"].endswith("_type")))
     place, *location = first["loc"]
     kind = first["type"]
     path = _path(location, error.body, missing=kind == "missing")
@@ -148,7 +158,10 @@ def add_error_handlers(app: FastAPI) -> None:
     """Every answer that is no success has the shape of its protocol."""
 
     async def answer(request: Request, error: Exception) -> Response:
-        return to_response(to_api_error(error), request.url.path)
+        found = to_api_error(error)
+        if isinstance(error, ContextLengthError):
+            found.param = _LONG_FIELDS.get(request.url.path, found.param)
+        return to_response(found, request.url.path)
 
     async def answer_fault(request: Request, error: Exception) -> Response:
         # The exception goes on to the web server, which logs it.

@@ -103,6 +103,8 @@ class Sampling(Strict):
     top_k: int | None = Field(None, ge=0, lt=2**31)
     min_p: float | None = Field(None, ge=0, le=1)
     typical_p: float | None = Field(None, gt=0, le=1)
+    xtc_probability: float | None = Field(None, ge=0, le=1)
+    xtc_threshold: float | None = Field(None, gt=0, le=1)
     repetition_penalty: float | None = Field(None, gt=0, le=10)
     min_tokens: int | None = Field(None, ge=0, lt=2**31)
     ignore_eos: bool | None = None
@@ -126,6 +128,8 @@ class Sampling(Strict):
             "top_k": "top_k",
             "min_p": "min_p",
             "typical_p": "typical_p",
+            "xtc_probability": "xtc_probability",
+            "xtc_threshold": "xtc_threshold",
             "repetition_penalty": "repetition_penalty",
             "min_tokens": "min_new_tokens",
             "ignore_eos": "ignore_eos",
@@ -139,11 +143,11 @@ class Sampling(Strict):
         return {} if self.seed is None else {"seed": self.seed + i}
 
     def _biases(self) -> dict[int, float]:
-        try:
-            return {int(key): value for key, value in (self.logit_bias or {}).items()}
-        except ValueError:
+        given = self.logit_bias or {}
+        if not all(key.isascii() and key.isdigit() and len(key) < 11 for key in given):
             message = 'logit_bias has token ids for keys, such as {"5": -10}.'
-            raise ApiError(400, message, param="logit_bias", code="invalid_value") from None
+            raise ApiError(400, message, param="logit_bias", code="invalid_value")
+        return {int(key): value for key, value in given.items()}
 
 
 def check_max_tokens(settings: Settings, value: int | None, param: str) -> int:

@@ -97,7 +97,7 @@ void bind_sampling(py::module_& m) {
                          float frequency_penalty, int penalty_last_n, std::map<int32_t, float> logit_bias,
                          std::vector<std::string> stop, std::vector<int32_t> stop_token_ids, bool ignore_eos,
                          int min_new_tokens, int logprobs, int num_beams, float length_penalty,
-                         const py::object& early_stopping) {
+                         const py::object& early_stopping, float xtc_probability, float xtc_threshold) {
                  GenerationConfig c{.max_length = max_length,
                                     .max_new_tokens = max_new_tokens,
                                     .max_context_length = max_context_length,
@@ -110,6 +110,8 @@ void bind_sampling(py::module_& m) {
                                     .max_time = max_time,
                                     .min_p = min_p,
                                     .typical_p = typical_p,
+                                    .xtc_probability = xtc_probability,
+                                    .xtc_threshold = xtc_threshold,
                                     .presence_penalty = presence_penalty,
                                     .frequency_penalty = frequency_penalty,
                                     .penalty_last_n = penalty_last_n,
@@ -136,7 +138,8 @@ void bind_sampling(py::module_& m) {
              py::arg("stop_token_ids") = d.stop_token_ids, py::arg("ignore_eos") = d.ignore_eos,
              py::arg("min_new_tokens") = d.min_new_tokens, py::arg("logprobs") = d.logprobs,
              py::arg("num_beams") = d.num_beams, py::arg("length_penalty") = d.length_penalty,
-             py::arg("early_stopping") = false)
+             py::arg("early_stopping") = false, py::arg("xtc_probability") = d.xtc_probability,
+             py::arg("xtc_threshold") = d.xtc_threshold)
         .def("alternative", &GenerationConfig::alternative, py::arg("i"),
              "The settings for alternative i of several replies to one prompt: the seed is i more.");
 #define FIELD(name) config.def_readwrite(#name, &GenerationConfig::name)
@@ -152,6 +155,8 @@ void bind_sampling(py::module_& m) {
     FIELD(max_time);
     FIELD(min_p);
     FIELD(typical_p);
+    FIELD(xtc_probability);
+    FIELD(xtc_threshold);
     FIELD(presence_penalty);
     FIELD(frequency_penalty);
     FIELD(penalty_last_n);

@@ -123,6 +123,20 @@ void Candidates::keep_min_p(float p) {
     if (p > 0) drop_below(p, weights_, sums_);
 }
 
+void Candidates::drop_top_choices(float threshold) {
+    const double least = static_cast<double>(threshold) * total();
+    size_t worst = 0, n = 0;
+    for (size_t i = 0; i < weights_.size(); ++i) {
+        if (weights_[i] == 0 || static_cast<double>(weights_[i]) < least) continue;
+        if (n++ == 0 || logits_[i] <= logits_[worst]) worst = i;
+    }
+    if (n < 2) return;
+    for (size_t i = 0; i < weights_.size(); ++i) {
+        if (i != worst && static_cast<double>(weights_[i]) >= least) weights_[i] = 0;
+    }
+    drop_below(0, weights_, sums_);  // for the sums
+}
+
 void Candidates::find_typical() {
     // Information and entropy, its expected value, both without log(total()), which their difference loses.
     const auto information = [this](size_t i) { return (top_ - logits_[i]) * scale_; };

@@ -32,6 +32,15 @@ class Candidates {
     // the entropy.
     void keep_typical(float p);
 
+    // Leaves out all tokens that have at least the share `threshold` of the weight, but for the worst of
+    // them.
+    void drop_top_choices(float threshold);
+    // A draw by the weights that are left.
+    template <class Random>
+    int32_t draw(const Random& random) {
+        return id_of(at(random() * total()));
+    }
+
     // keep_top_p(p), keep_min_p(min_p) and a draw by the weights that are left, which is faster at once and
     // leaves any weights behind. `random()` gives numbers in [0, 1).
     template <class Random>

@@ -44,6 +44,10 @@ void GenerationConfig::validate() const {
             repetition_penalty, "a positive number (1: off)");
     require(min_p >= 0.0f && min_p <= 1.0f, "min_p", min_p, "between 0 (off) and 1");
     require(typical_p > 0.0f && typical_p <= 1.0f, "typical_p", typical_p, "above 0 and at most 1 (off)");
+    require(xtc_probability >= 0.0f && xtc_probability <= 1.0f, "xtc_probability", xtc_probability,
+            "between 0 (off) and 1");
+    require(xtc_threshold > 0.0f && xtc_threshold <= 1.0f, "xtc_threshold", xtc_threshold,
+            "above 0 and at most 1");
     require(std::isfinite(presence_penalty), "presence_penalty", presence_penalty,
             "a finite number (0: off)");
     require(std::isfinite(frequency_penalty), "frequency_penalty", frequency_penalty,

@@ -56,6 +56,12 @@ int32_t Sampler::draw(std::span<const float> logits) {
     if (is_greedy() || !candidates_.start(logits, config_.temperature, config_.top_k)) return argmax(logits);
     // 53 random bits make a double in [0, 1).
     const auto random = [this] { return static_cast<double>(random_() >> 11) * 0x1p-53; };
+    // Whether the top choices shall go is drawn first, so that other settings do not change it.
+    if (config_.xtc_probability > 0 && random() < static_cast<double>(config_.xtc_probability)) {
+        truncate();
+        candidates_.drop_top_choices(config_.xtc_threshold);
+        return candidates_.draw(random);
+    }
     if (config_.typical_p >= 1.0f) return candidates_.draw_top_p(config_.top_p, config_.min_p, random);
     candidates_.keep_top_p(config_.top_p);
     candidates_.keep_min_p(config_.min_p);
@@ -70,11 +76,22 @@ std::vector<double> Sampler::distribution(std::span<float> logits, std::span<con
         probabilities[static_cast<size_t>(argmax(logits))] = 1;
         return probabilities;
     }
+    truncate();
+    const double xtc = config_.xtc_probability;
+    candidates_.for_each(
+        [&](int32_t id, double p) { probabilities[static_cast<size_t>(id)] = (1 - xtc) * p; });
+    if (xtc > 0) {
+        candidates_.drop_top_choices(config_.xtc_threshold);
+        candidates_.for_each(
+            [&](int32_t id, double p) { probabilities[static_cast<size_t>(id)] += xtc * p; });
+    }
+    return probabilities;
+}
+
+void Sampler::truncate() {
     candidates_.keep_top_p(config_.top_p);
     candidates_.keep_min_p(config_.min_p);
     candidates_.keep_typical(config_.typical_p);
-    candidates_.for_each([&](int32_t id, double p) { probabilities[static_cast<size_t>(id)] = p; });
-    return probabilities;
 }
 
 void Sampler::edit(std::span<float> logits, std::span<const int32_t> history, size_t n_prompt) {

@@ -50,6 +50,7 @@ class Sampler {
     void rule_out(std::span<float> logits, size_t n_new);
     bool is_greedy() const;
     int32_t draw(std::span<const float> logits);
+    void truncate();
     void note_logprobs(int32_t chosen);
 
     GenerationConfig config_;

@@ -224,12 +224,16 @@ def test_wrong_options_show_the_usage(args: list[str], capsys):
     assert "usage:" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", [[], ["chat"], ["generate"], ["convert"], ["info"], ["perplexity"]])
+@pytest.mark.parametrize(
+    "command", [[], ["chat"], ["generate"], ["convert"], ["serve"], ["info"], ["perplexity"]]
+)
 def test_help(command: list[str], capsys):
     with pytest.raises(SystemExit) as end:
         main([*command, "--help"])
     assert not end.value.code
-    assert "usage:" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"usage: {' '.join(['chatglm-cpp', *command])} " in said
+    assert "default: None" not in said
 
 
 def test_stdin_that_is_no_utf8_is_refused(model_path: Path):
@@ -283,6 +287,14 @@ def test_info_of_a_file(model_path: Path, shared_pipeline: Pipeline):
     assert sum(t["bytes"] for t in described["tensors"]) == described["weight_bytes"]
     listed = run("info", model_path, "--tensors").stdout.decode()
     assert all(t["name"] in listed for t in described["tensors"])
+
+
+def test_info_takes_the_model_as_other_commands_do(model_path: Path):
+    text = run("info", model_path).stdout
+    free = b"\nfree"  # the last row, which changes
+    for found in (run("info", "-m", model_path), run("info", CHATGLM_CPP_MODEL=str(model_path))):
+        assert found.stdout.split(free)[0] == text.split(free)[0]
+    assert b"default" in run("info", CHATGLM_CPP_MODEL="").stdout
 
 
 def test_info_of_a_checkpoint(fixtures: Path, converted, tmp_path: Path):

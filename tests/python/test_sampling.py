@@ -57,6 +57,12 @@ def reference(logits: npt.ArrayLike, history: list[int], n_prompt: int, eos: lis
         near = np.argsort(distance, kind="stable")
         before = np.cumsum(p[near]) - p[near]
         p[near[(before >= s["typical_p"]) & (np.arange(len(p)) > 0)]] = 0
+        p /= p.sum()
+    if s.get("xtc_probability"):
+        rest = p.copy()
+        top = [i for i in order if p[i] >= s.get("xtc_threshold", 0.1)]
+        rest[top[:-1]] = 0
+        p = (1 - s["xtc_probability"]) * p + s["xtc_probability"] * rest / rest.sum()
     return p / p.sum()
 
 
@@ -85,6 +91,9 @@ ALONE = [
     {**OFF, "repetition_penalty": 1.3, "frequency_penalty": 0.7, "penalty_last_n": 6},
     {**OFF, "repetition_penalty": 1.3, "presence_penalty": 0.7, "penalty_last_n": 0},
     {**OFF, "logit_bias": {3: 2.5, 4: -np.inf, 5: -1.0}},
+    {**OFF, "xtc_probability": 1.0, "xtc_threshold": 0.05},
+    {**OFF, "xtc_probability": 0.3, "xtc_threshold": 0.02},
+    {"xtc_probability": 1.0, "xtc_threshold": 0.9},
     {**OFF, "ignore_eos": True},
     {**OFF, "min_new_tokens": 7},
     {**OFF, "min_new_tokens": 6},
@@ -98,6 +107,8 @@ def combination(random: np.random.Generator) -> dict:
         "top_p": float(random.uniform(0.05, 1)),
         "min_p": float(random.uniform(0, 0.2)),
         "typical_p": float(random.uniform(0.2, 1)),
+        "xtc_probability": float(random.integers(0, 2) * random.uniform(0, 1)),
+        "xtc_threshold": float(random.uniform(0.01, 0.3)),
         "repetition_penalty": float(random.uniform(0.7, 1.5)),
         "presence_penalty": float(random.uniform(-1, 1)),
         "frequency_penalty": float(random.uniform(-1, 1)),
@@ -129,6 +140,7 @@ def test_the_distribution_is_the_reference_s(size: int):
         {"top_p": 0.9, "min_p": 0.1},
         {"top_p": 0.9, "top_k": 20},
         {"top_p": 0.95, "typical_p": 0.6},
+        {"top_p": 0.95, "xtc_probability": 0.5, "xtc_threshold": 0.05},
         {"top_p": 0.5, "min_p": 0.3, "typical_p": 0.5, "top_k": 30},
     ],
     ids=str,
@@ -258,6 +270,8 @@ def test_a_reply_with_a_seed_is_the_same_beside_others(shared_pipeline: Pipeline
     [
         ({"min_p": 1.5}, InvalidArgument, "min_p is 1.5"),
         ({"typical_p": 0.0}, InvalidArgument, "typical_p is 0"),
+        ({"xtc_probability": 1.5}, InvalidArgument, "xtc_probability is 1.5"),
+        ({"xtc_threshold": 0.0}, InvalidArgument, "xtc_threshold is 0"),
         ({"presence_penalty": float("nan")}, InvalidArgument, "presence_penalty"),
         ({"penalty_last_n": -2}, InvalidArgument, "penalty_last_n is -2"),
         ({"logit_bias": {10**7: 1.0}}, InvalidArgument, "logit_bias names token 10000000"),

@@ -30,6 +30,8 @@ struct GenerationConfig {
     double max_time = -1;                      // seconds until the reply ends, waiting included; -1: no limit
     float min_p = 0.0f;                        // 0: off
     float typical_p = 1.0f;                    // 1: off
+    float xtc_probability = 0.0f;              // how often the top choices are left out; 0: off
+    float xtc_threshold = 0.1f;                // probability from which a token is a top choice
     float presence_penalty = 0.0f;             // 0: off
     float frequency_penalty = 0.0f;            // 0: off
     int penalty_last_n = -1;                   // tokens that the three penalties look back on; -1: all

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 from served import ENDLESS, HELLO, error_of, serving, until
 
@@ -28,7 +30,8 @@ CHAT = "/v1/chat/completions"
         ({"seed": -5}, "seed"),
         ({"stop": [""]}, "stop"),
         ({"logit_bias": {"x": 1}}, "logit_bias"),
-        ({"logit_bias": {"99999999": 1}}, None),
+        ({"logit_bias": {"99999999": 1}}, "logit_bias"),
+        ({"logit_bias": {" 5": 1}}, "logit_bias"),
         ({"top_logprobs": 2}, "top_logprobs"),
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
@@ -62,6 +65,19 @@ def test_fields_are_named(client, change, param):
     assert error["type"] == "invalid_request_error"
     if param is not None:
         assert error["param"] == param
+
+
+def test_of_alternatives_the_one_that_was_meant_says_what_is_wrong(client):
+    error = error_of(client.post(CHAT, json={"messages": HELLO, "stop": ["a"] * 17}), 400)
+    assert "at most 16" in error["message"]
+    assert "at least 1" in error_of(client.post("/v1/completions", json={"prompt": []}), 400)["message"]
+
+
+def test_a_name_may_have_slashes(pipeline):
+    with serving(pipeline, model_name="THUDM/glm-4") as server, server.client() as client:
+        for path in ("THUDM/glm-4", "THUDM%2Fglm-4"):
+            assert client.get(f"/v1/models/{path}").json()["id"] == "THUDM/glm-4"
+        error_of(client.get("/v1/models/THUDM/gpt-5"), 404, "model_not_found")
 
 
 def test_what_is_repeated_is_short(client):
@@ -111,6 +127,12 @@ def test_a_prompt_that_is_too_long_says_both_numbers(client, server):
     messages = [{"role": "user", "content": "长" * 5000}]
     error = error_of(client.post(CHAT, json={"messages": messages}), 400, "context_length_exceeded")
     assert str(server.service.max_length) in error["message"] and error["param"] == "messages"
+    response = client.post("/v1/responses", json={"input": messages})
+    assert error_of(response, 400, "context_length_exceeded")["param"] == "input"
+    response = client.post("/v1/completions", json={"prompt": "长" * 5000})
+    assert error_of(response, 400, "context_length_exceeded")["param"] == "prompt"
+    response = client.post("/v1/embeddings", json={"input": "长" * 5000})
+    assert error_of(response, 400, "context_length_exceeded")["param"] == "input"
     # In a stream, too, nothing has begun.
     error_of(client.post(CHAT, json={"messages": messages, "stream": True}), 400, "context_length_exceeded")
 
@@ -197,3 +219,39 @@ def test_pages_of_strangers_may_not_ask(client):
         "null",
     ):
         assert allowed(stranger) is None
+
+
+OWN_NAMES = (
+    "localhost",
+    "LOCALHOST:1",
+    "127.0.0.1:80",
+    "[::1]",
+    "[::1]:80",
+    "glm",
+    "a.local",
+    "host.docker.internal",
+)
+OTHERS = (
+    "evil.example",
+    "evil.example:8000",
+    "localhost.evil.example",
+    "127.0.0.1.evil.example",
+    "evil.example.",
+)
+
+
+def test_pages_that_take_the_name_of_this_machine_may_not_ask(client, server, model_path):
+    for name in (*OWN_NAMES, socket.gethostname()):
+        assert client.get("/v1/models", headers={"host": name}).status_code == 200, name
+    for name in OTHERS:
+        error = error_of(client.get("/v1/models", headers={"host": name}), 421, "unknown_host")
+        assert name.partition(":")[0].rstrip(".") in error["message"]
+        ask = client.post("/v1/messages", json={}, headers={"host": name})
+        assert ask.status_code == 421 and ask.json()["type"] == "error"
+    with Pipeline(model_path) as pipeline:
+        with serving(pipeline, host_name=["Glm.example"]) as known, known.client() as client:
+            assert client.get("/health", headers={"host": "glm.example:8000"}).status_code == 200
+            assert client.get("/health", headers={"host": "evil.example"}).status_code == 421
+        # A key is more than such a page has.
+        with serving(pipeline, api_key=["k"]) as closed, closed.client() as client:
+            assert client.get("/health", headers={"host": "glm.example"}).status_code == 200
