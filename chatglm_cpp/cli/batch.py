@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
+import os
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .._C import Error
+from .._C import Error, InvalidArgument
 from ..batch import Endpoints, Outcome, run_batch
 from ..batch.answers import PARALLEL
 from .options import add_model_options, load
@@ -38,13 +41,21 @@ def add_parser(commands: Any) -> None:
         help="records: what is in the file is kept, and what it lacks is added",
     )  # fmt: skip
     group.add_argument(
-        "--parallel", type=positive, default=PARALLEL, metavar="N",
-        help="requests at a time (default: %(default)s)",
+        "--parallel", type=positive, default=None, metavar="N",
+        help=f"requests at a time (default: {PARALLEL})",
     )  # fmt: skip
     group.add_argument(
         "--model_name", "--model-name", metavar="NAME",
         help='what requests call the model in "model" (default: the name that `chatglm-cpp serve` '
         "gives it)",
+    )  # fmt: skip
+    group.add_argument(
+        "--ray", action="store_true",
+        help="let the engines of a Ray cluster answer: $RAY_ADDRESS, or this machine's, or one for the while",
+    )  # fmt: skip
+    group.add_argument(
+        "--replicas", type=positive, default=None, metavar="N",
+        help="engines on the cluster, of --threads each (default: one for each of its machines)",
     )  # fmt: skip
     parser.set_defaults(run=run)
 
@@ -57,20 +68,19 @@ def positive(text: str) -> int:
 
 def run(args: argparse.Namespace) -> int:
     try:
-        from ..batch.endpoints import opened
-        from ..server import Settings
+        importlib.import_module("chatglm_cpp.batch.endpoints")
     except ImportError as error:
         raise Error(
             f'A batch needs the package {error.name}; install it with: pip install "chatglm-cpp[server]"'
         ) from None
-
-    def endpoints() -> contextlib.AbstractContextManager[Endpoints]:
-        name = args.model_name or Settings.make(model=args.model).names()[0]
-        return opened(load(args)[0], name)
-
+    if args.replicas and not args.ray:
+        raise InvalidArgument("--replicas is for engines on a cluster: add --ray.")
+    if args.parallel and args.ray:
+        raise InvalidArgument("--parallel is for the engine of this program: leave it out with --ray.")
+    answer_file = _answer_on_cluster if args.ray else _answer_here
     try:
         with _progress() as show:
-            outcome = run_batch(args.input, args.output, endpoints, parallel=args.parallel, on_progress=show)
+            outcome = answer_file(args, show)
     except KeyboardInterrupt:
         _say("Stopped. Run the same command again to go on.")
         return EXIT_INTERRUPTED
@@ -79,6 +89,49 @@ def run(args: argparse.Namespace) -> int:
         _say("Stopped. Run the same command again to go on.")
         return EXIT_INTERRUPTED
     return EXIT_FAILURES if outcome.failed else 0
+
+
+def _opened(args: argparse.Namespace) -> contextlib.AbstractContextManager[Endpoints]:
+    from ..batch.endpoints import opened
+    from ..server import Settings
+
+    return opened(load(args)[0], args.model_name or Settings.make(model=args.model).names()[0])
+
+
+def _answer_here(args: argparse.Namespace, show: Callable[[Outcome], None]) -> Outcome:
+    parallel = args.parallel or PARALLEL
+    return run_batch(args.input, args.output, partial(_opened, args), parallel=parallel, on_progress=show)
+
+
+def _answer_on_cluster(args: argparse.Namespace, show: Callable[[Outcome], None]) -> Outcome:
+    try:
+        from ..batch.ray_data import run_batch_on_ray
+    except ImportError as error:
+        raise Error(
+            f'--ray needs the package {error.name}; install it with: pip install "chatglm-cpp[ray]"'
+        ) from None
+    given = vars(args)
+    # Engines work in other folders.
+    if args.model and os.path.exists(args.model):
+        given["model"] = os.path.abspath(args.model)
+    given["lora"] = [os.path.abspath(path) for path in args.lora]
+    scaled = [value.partition(":") for value in args.lora_scaled]
+    given["lora_scaled"] = [
+        f"{scale}{colon}{path and os.path.abspath(path)}" for scale, colon, path in scaled
+    ]
+    del given["run"]  # a function, which other processes need not know
+
+    def load_with(threads: int) -> contextlib.AbstractContextManager[Endpoints]:
+        return _opened(argparse.Namespace(**{**given, "threads": threads}))
+
+    return run_batch_on_ray(
+        args.input,
+        args.output,
+        load_with,
+        replicas=args.replicas or 0,
+        threads=args.threads,
+        on_progress=show,
+    )
 
 
 def _say(text: str) -> None:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .._C import ContextLengthError, InvalidArgument, ToolCallMessage
+from .._C import ContextLengthError, FormatError, InvalidArgument, ToolCallMessage
 from ..stream import Usage
 from . import generate
 from .commands import Leave, is_command, run_command
@@ -41,6 +41,10 @@ def add_parser(commands: Any) -> None:
     text.add_argument(
         "--load", type=Path, metavar="FILE", help="go on with a conversation that /save has written"
     )
+    text.add_argument(
+        "--session", type=Path, metavar="FILE",
+        help="go on with the conversation in this file if it is there, and keep it there after each reply",
+    )  # fmt: skip
     text.add_argument(
         "--when_full", "--when-full", choices=("error", "drop_oldest", "keep_head"), default="error",
         help="what gives way in a conversation that is too long: nothing, its oldest turns, or those after "
@@ -76,11 +80,15 @@ def run(args: argparse.Namespace) -> int:
             raise InvalidArgument(
                 "--mode generate continues one text: give it with -p, --pp or standard input."
             )
-        if args.tools or args.load:
-            raise InvalidArgument("--mode generate continues a text: it knows no --tools and no --load.")
+        if args.tools or args.load or args.session:
+            raise InvalidArgument(
+                "--mode generate continues a text: it knows no --tools, no --load and no --session."
+            )
         return generate.run(args)
     if args.tools and asks_for_format(args):
         raise InvalidArgument("A reply of a given format calls no tools: leave out --tools or the format.")
+    if args.load and args.session:
+        raise InvalidArgument("--session begins with a file of its own: leave out --load.")
     prompt = read_prompt(args, from_stdin=not interactive)
     return _Talk(args, read_system(args), _read_tools(args.tools)).run(prompt, interactive)
 
@@ -113,6 +121,14 @@ class _Talk:
         self.conversation = Conversation(self._pipeline, system, chat_options, options)
         if args.load:
             self.conversation.load(args.load)
+        self._session: Path | None = args.session
+        if self._session and self._session.exists():
+            if system:
+                raise InvalidArgument(
+                    f"{self._session}: this conversation has begun already; leave out the system message, or "
+                    "name another file."
+                )
+            self.conversation.load(self._session)
         if self._verbose:
             print_model(self._pipeline, seconds)
 
@@ -149,7 +165,7 @@ class _Talk:
                 self.note("Type exit, or press Ctrl-D, to leave.")
             except ContextLengthError as error:
                 self.note(f"{error} Type clear to start again.")
-            except (InvalidArgument, OSError) as error:
+            except (InvalidArgument, FormatError, MemoryError, OSError) as error:
                 self.note(str(error))
             prompt = None
 
@@ -184,6 +200,8 @@ class _Talk:
         self._last = stream.usage
         if complete or pieces:
             self._note_what_is_odd(self.conversation.accept(pieces), stream.usage)
+            if self._session:
+                self.conversation.save(self._session)
         if self._interactive and not self._verbose:
             self.note(f"[{summary(stream.usage)}]")
         return complete

@@ -70,18 +70,22 @@ begins and ends a text of several lines. Ctrl-C stops a reply, Ctrl-D leaves."""
 
 
 def _save(talk: Talk, path: str) -> None:
-    talk.conversation.save(Path(path).expanduser())
-    talk.note(f"Saved {_messages(talk)} to {path}.")
+    n_tokens = talk.conversation.save(Path(path).expanduser())
+    talk.note(f"Saved {_messages(talk)} to {path}{_computed(n_tokens)}.")
 
 
 def _load(talk: Talk, path: str) -> None:
-    talk.conversation.load(Path(path).expanduser())
-    talk.note(f"Loaded {_messages(talk)} from {path}.")
+    n_tokens = talk.conversation.load(Path(path).expanduser())
+    talk.note(f"Loaded {_messages(talk)} from {path}{_computed(n_tokens)}.")
 
 
 def _messages(talk: Talk) -> str:
     n = len(talk.conversation.messages)
     return "1 message" if n == 1 else f"{n} messages"
+
+
+def _computed(n_tokens: int) -> str:
+    return f", with what was computed for {n_tokens} tokens" if n_tokens else ""
 
 
 def _system(talk: Talk, text: str) -> None:
@@ -105,7 +109,7 @@ COMMANDS = {
     "/clear": Command(_clear, "forget the conversation, but not the system message; also: clear"),
     "/regenerate": Command(lambda talk, _: talk.answer_again(), "answer the last question again"),
     "/system": Command(_system, "show the system message, or begin anew with another one", "[TEXT]"),
-    "/save": Command(_save, "write the conversation to a file", "FILE"),
+    "/save": Command(_save, "write the conversation to a file, as JSON if it ends in .json", "FILE"),
     "/load": Command(_load, "go on with the conversation of a file", "FILE"),
     "/tokens": Command(lambda talk, _: talk.note(talk.tokens()), "how long the conversation is"),
     "/exit": Command(_leave, "leave; also: exit, quit, stop"),

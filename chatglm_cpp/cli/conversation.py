@@ -12,6 +12,7 @@ from typing import Any
 from .._C import ChatMessage, InvalidArgument, ToolCallMessage
 from ..messages import DeltaMessage, check_text, to_dicts, to_messages
 from ..pipeline import Pipeline
+from ..sessions import is_session
 from ..stream import Stream
 from .terminal import read_text
 
@@ -32,7 +33,8 @@ class Conversation:
         self, pipeline: Pipeline, system: str | None, chat_options: dict[str, Any], options: dict[str, Any]
     ) -> None:
         self._pipeline = pipeline
-        self._chat_options = chat_options
+        self._chat_options = {"tools": [], **chat_options}
+        self._tools = self._chat_options["tools"]
         self._options = options
         self._n_regenerated = 0
         self._messages: list[ChatMessage] = []
@@ -113,32 +115,52 @@ class Conversation:
             reply = asked.pop()
             n += len(tokenizer.encode_plain(reply.content + reply.reasoning_content))
         if asked:
-            n += len(tokenizer.apply_chat_template(asked, tools=self._chat_options.get("tools")))
+            n += len(tokenizer.apply_chat_template(asked, tools=self._chat_options["tools"]))
         return n
 
-    def save(self, path: Path) -> None:
-        """Writes the messages as JSON, in OpenAI's form. A conversation that was there is replaced at once.
+    def save(self, path: Path) -> int:
+        """Writes the messages: as JSON in OpenAI's form where the file is called so (.json), else as a
+        session, with what was computed for them. A conversation that was there is replaced at once.
+
+        Returns:
+            How many tokens need not be computed again.
 
         Raises:
             InvalidArgument: something else is there, or the file cannot be written.
         """
-        text = json.dumps({"messages": to_dicts(self._messages)}, ensure_ascii=False, indent=2) + "\n"
         try:
             if path.is_file() and path.stat().st_size > 0 and not _is_conversation(path):
                 raise InvalidArgument(
                     f"{path}: is no saved conversation and stays as it is; give another name."
                 )
+            if path.suffix.lower() != ".json":
+                return self._pipeline.save_session(path, self._messages, tools=self._chat_options["tools"])
+            text = json.dumps({"messages": to_dicts(self._messages)}, ensure_ascii=False, indent=2) + "\n"
             write_whole(path, lambda file: file.write_text(text, encoding="utf-8"))
         except OSError as error:
-            raise InvalidArgument(f"{path}: cannot be written: {error.strerror}.") from None
+            raise InvalidArgument(f"{path}: cannot be written: {error.strerror or error}.") from None
+        return 0
 
-    def load(self, path: Path) -> None:
-        """Goes on with the messages of a file that save() wrote, or of a plain list of such messages.
+    def load(self, path: Path) -> int:
+        """Goes on with the messages of a file that save() wrote, or of a plain list of such messages. A
+        session brings its tools, unless others were given.
+
+        Returns:
+            How many tokens need not be computed again.
 
         Raises:
-            InvalidArgument: the file holds something else; then nothing has changed.
+            InvalidArgument: the file holds something else, or a session of another model; then nothing has
+                changed.
+            FormatError: the session is damaged.
         """
+        if is_session(path):
+            session = self._pipeline.load_session(path)
+            self._messages = session.messages
+            self._chat_options["tools"] = self._tools or session.tools
+            return session.cached_tokens
         self._messages = _read_messages(path)
+        self._chat_options["tools"] = self._tools
+        return 0
 
 
 def _read_messages(path: Path) -> list[ChatMessage]:
@@ -158,7 +180,8 @@ def _read_messages(path: Path) -> list[ChatMessage]:
 
 def _is_conversation(path: Path) -> bool:
     try:
-        _read_messages(path)
+        if not is_session(path):
+            _read_messages(path)
     except InvalidArgument:
         return False
     return True

@@ -9,6 +9,7 @@ import time
 
 from .._C import InvalidArgument
 from ..model_file import DEFAULT_DTYPE, DTYPES
+from ..options import PROMPT_LOOKUP
 from ..pipeline import Pipeline
 
 MODEL_VARIABLE = "CHATGLM_CPP_MODEL"
@@ -53,6 +54,20 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "-t", "--threads", type=int, default=0, metavar="N", help="threads (default: one per fast core)"
     )
+    group.add_argument(
+        "--prompt_lookup", "--prompt-lookup", choices=PROMPT_LOOKUP, default="auto",
+        help="guess tokens of a reply from what its text has already; no reply changes by that (default: "
+        "when it is faster)",
+    )  # fmt: skip
+    group.add_argument(
+        "--draft", metavar="PATH",
+        help="smaller model with the same vocabulary, named as by -m, that guesses tokens where the text has "
+        "nothing alike",
+    )  # fmt: skip
+    group.add_argument(
+        "--draft_tokens", "--draft-tokens", type=int, default=0, metavar="N",
+        help="tokens that it guesses each time (default: as many as make replies faster)",
+    )  # fmt: skip
 
 
 def load(args: argparse.Namespace) -> tuple[Pipeline, float]:
@@ -76,6 +91,9 @@ def load(args: argparse.Namespace) -> tuple[Pipeline, float]:
         kv_dtype=args.kv_dtype,
         n_threads=args.threads,
         lora=lora,
+        prompt_lookup=PROMPT_LOOKUP[args.prompt_lookup],
+        draft=args.draft,
+        draft_tokens=args.draft_tokens,
         expected_length=getattr(args, "max_length", 2048),
     )
     seconds = time.perf_counter() - start

@@ -21,7 +21,7 @@ def add_parser(commands: Any) -> None:
         "environment: --max_queue from CHATGLM_CPP_MAX_QUEUE, and so on; docs/server.md describes them all.",
     )
     add_model_options(parser)
-    parser.set_defaults(kv_dtype=None, threads=None)
+    parser.set_defaults(kv_dtype=None, threads=None, prompt_lookup=None, draft_tokens=None)
     place = parser.add_argument_group("place")
     place.add_argument(
         "--host", default="127.0.0.1",
@@ -38,6 +38,10 @@ def add_parser(commands: Any) -> None:
     access.add_argument(
         "--cors_origin", "--cors-origin", action="append", metavar="ORIGIN",
         help="web pages that may ask, beside those of this machine; may be repeated",
+    )  # fmt: skip
+    access.add_argument(
+        "--host_name", "--host-name", action="append", metavar="NAME",
+        help="a name of this machine that a proxy on it passes on; may be repeated",
     )  # fmt: skip
     access.add_argument("--model_name", "--model-name", metavar="NAME", help="what requests call the model")
     access.add_argument(

@@ -21,6 +21,7 @@ class HttpRequest:
     headers: list[tuple[bytes, bytes]]
     body: bytes
     client: tuple[str, int] | None = None
+    server: tuple[str, int | None] | None = None  # the address that the client asked
 
 
 @dataclass(frozen=True)
@@ -116,5 +117,5 @@ def _scope(request: HttpRequest) -> dict[str, Any]:
         "root_path": "",
         "headers": request.headers,
         "client": request.client,
-        "server": ("engine", 0),
+        "server": request.server,
     }

@@ -78,7 +78,13 @@ class Front:
         ]
         client = None if request.client is None else (request.client.host, request.client.port)
         carried = HttpRequest(
-            request.method, request.scope["path"], request.scope["query_string"], headers, body, client
+            request.method,
+            request.scope["path"],
+            request.scope["query_string"],
+            headers,
+            body,
+            client,
+            request.scope.get("server"),
         )
         parts = self._parts(carried, session_key(headers, body))
         try:

@@ -18,7 +18,7 @@ from .. import __version__
 from ..pipeline import Pipeline
 from . import chat, chatglm2, completions, embeddings, messages, responses, status, tokens
 from .errors import add_error_handlers
-from .middleware import BodyLimit, KeyCheck, RequestCounter
+from .middleware import BodyLimit, HostCheck, KeyCheck, RequestCounter
 from .response_store import ResponseStore
 from .service import Service
 from .settings import Settings
@@ -72,6 +72,8 @@ def make_app(
     )
     if settings.api_key:
         middleware.append(Middleware(KeyCheck, keys=settings.api_key))
+    else:  # a key is more than such a page has
+        middleware.append(Middleware(HostCheck, known=settings.host_name))
     middleware.append(Middleware(BodyLimit, limit=settings.max_body))
     # No page of documentation: it would load scripts from elsewhere.
     app = FastAPI(

@@ -84,6 +84,10 @@ _PARAM = re.compile(
 )
 
 
+# What is too long at a path that takes no `messages`.
+_LONG_FIELDS = {"/v1/responses": "input", "/v1/completions": "prompt"}
+
+
 def to_api_error(error: BaseException) -> ApiError:
     """The answer to an exception. What nobody foresaw is logged, and its text kept from the client."""
     if isinstance(error, ApiError):
@@ -148,7 +152,10 @@ def add_error_handlers(app: FastAPI) -> None:
     """Every answer that is no success has the shape of its protocol."""
 
     async def answer(request: Request, error: Exception) -> Response:
-        return to_response(to_api_error(error), request.url.path)
+        found = to_api_error(error)
+        if isinstance(error, ContextLengthError):
+            found.param = _LONG_FIELDS.get(request.url.path, found.param)
+        return to_response(found, request.url.path)
 
     async def answer_fault(request: Request, error: Exception) -> Response:
         # The exception goes on to the web server, which logs it.

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ..host_check import foreign_host
 from .errors import ApiError, to_response
 from .metrics import Metrics
 
@@ -70,6 +71,26 @@ class KeyCheck:
         )
         # Every key is compared, in the same time whatever is given.
         return any([hmac.compare_digest(given, known) for known in self._keys])
+
+
+class HostCheck:
+    """Refuses what a web page asks that has given its own name this machine's address (DNS rebinding)."""
+
+    def __init__(self, app: ASGIApp, known: Sequence[str]) -> None:
+        self._app = app
+        self._known = known
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        name = foreign_host(scope, self._known)
+        if name is None:
+            await self._app(scope, receive, send)
+            return
+        error = ApiError(
+            421,
+            f"This server is asked by the name {name!r}, which it does not know; --host_name makes it known.",
+            code="unknown_host",
+        )
+        await to_response(error, scope["path"])(scope, receive, send)
 
 
 class BodyLimit:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import anyio.to_thread
 from fastapi import Request
 
+from ..options import PROMPT_LOOKUP
 from ..pipeline import Pipeline
 from ..stream import Stream
 from .errors import ApiError
@@ -36,6 +37,9 @@ def load_pipeline(settings: Settings) -> Pipeline:
         kv_dtype=settings.kv_dtype,
         lora=settings.loras() or None,
         n_threads=settings.threads,
+        prompt_lookup=PROMPT_LOOKUP[settings.prompt_lookup],
+        draft=settings.draft,
+        draft_tokens=settings.draft_tokens,
         max_sequences=settings.max_sequences,
         max_queue=settings.max_queue,
         cache_memory=settings.cache_memory,

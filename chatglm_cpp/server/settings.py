@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -36,6 +36,9 @@ class Settings(BaseModel):
     kv_dtype: str = "f16"
     lora: Names = []  # FILE, or SCALE:FILE
     threads: int = 0
+    prompt_lookup: Literal["auto", "always", "never"] = "auto"
+    draft: str | None = None
+    draft_tokens: int = Field(0, ge=0)
     max_sequences: int = Field(16, ge=1)  # replies computed at a time
     max_queue: int = Field(256, ge=0)  # replies that may wait; one more is answered 503
     cache_memory: int = Field(0, ge=0)  # bytes, see Pipeline
@@ -48,6 +51,7 @@ class Settings(BaseModel):
     # Who may ask.
     api_key: Names = []  # any of these; none: everybody
     cors_origin: Names = []  # origins of web pages beside those of this machine; "*" for all
+    host_name: Names = []  # names of this machine, where a proxy on it passes on the one it was asked by
 
     # How much may be asked for.
     max_length: int = Field(0, ge=0)  # tokens of prompt and reply together; 0: the model's context

@@ -11,8 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from starlette.middleware import Middleware
+from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ..host_check import foreign_host
 from ..pipeline import Pipeline
 from .documents import MAX_BYTES
 
@@ -36,6 +38,21 @@ class Address:
 
     url: str
     share_url: str | None  # the public one, when it was asked for
+
+
+class _HostCheck:
+    """Refuses what a page asks that has given its own name this machine's address (DNS rebinding)."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        name = foreign_host(scope)
+        if name is None:
+            await self._app(scope, receive, send)
+        else:
+            text = f"This page is not at {name}. Ask for it by localhost, or protect it with --auth."
+            await PlainTextResponse(text, 421)(scope, receive, send)
 
 
 class _SafeHeaders:
@@ -91,6 +108,8 @@ def serve(
         page = build_page(pipeline, max_length=max_length, system=system)
         # A shared page loads scripts of Gradio's from elsewhere.
         middleware = [] if share else [Middleware(_SafeHeaders)]
+        if not (share or auth):  # a password is more than such a page has
+            middleware.append(Middleware(_HostCheck))
         try:
             _, url, share_url = page.queue(default_concurrency_limit=None).launch(
                 server_name=host,

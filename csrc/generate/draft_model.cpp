@@ -5,21 +5,25 @@
 
 #include "chatglm/error.h"
 #include "generate/softmax.h"
+#include "model/load_config.h"
+#include "model/memory_need.h"
 #include "model/model_file.h"
 
 namespace chatglm {
 namespace {
 
-GgufFile open_draft(const std::string& path) {
+// What `read` returns. What is wrong with the file is said of the draft, not of the model.
+template <class Read>
+auto of_draft(const Read& read) {
     try {
-        return open_model_file(path);
+        return read();
     } catch (const FormatError& error) {
         throw InvalidArgument(std::string("The draft model: ") + error.what());
     }
 }
 
-// The number of tokens, which have to be those of `target`, for what is drafted are their ids.
-int check_vocabulary(const GgufFile& file, const std::string& path, const Tokenizer& target) {
+// Its tokens have to be those of `target`, for what is drafted are their ids.
+void check_vocabulary(const GgufFile& file, const std::string& path, const Tokenizer& target) {
     const auto refuse = [&](const std::string& why) {
         throw InvalidArgument("'" + path + "' cannot draft for this model: " + why +
                               " Take a smaller model with the same vocabulary, of the same generation.");
@@ -34,23 +38,30 @@ int check_vocabulary(const GgufFile& file, const std::string& path, const Tokeni
             refuse("its token " + std::to_string(id) + " is another one.");
         }
     }
-    return target.vocab_size();
 }
 
-GlmModel load_draft(const GgufFile& file, Backend& backend) {
-    try {
+GlmModel load_draft(const GgufFile& file, const std::string& path, Backend& backend,
+                    const Tokenizer& target) {
+    return of_draft([&] {
+        check_vocabulary(file, path, target);
         return GlmModel(file, backend);
-    } catch (const FormatError& error) {
-        throw InvalidArgument(std::string("The draft model: ") + error.what());
-    }
+    });
 }
 
 }  // namespace
 
-DraftFile::DraftFile(const std::string& path, Backend& backend, const Tokenizer& tokenizer)
-    : file(open_draft(path)),
-      n_tokens(check_vocabulary(file, path, tokenizer)),
-      model(load_draft(file, backend)) {}
+DraftFile::DraftFile(const std::string& path, Backend& backend, const Tokenizer& tokenizer, int vocab_size)
+    : file(of_draft([&] { return open_model_file(path); })),
+      model(load_draft(file, path, backend, tokenizer)),
+      n_tokens(std::min({tokenizer.vocab_size(), vocab_size, model.config().vocab_size})) {}
+
+int64_t draft_memory_need(const std::string& path, DType kv, int n_tokens, int n_rows) {
+    return of_draft([&] {
+        const GgufFile file = open_model_file(path);
+        const ModelConfig config = load_config(file);
+        return memory_need(file, config, kv, std::min(n_tokens, config.max_length), n_rows).total();
+    });
+}
 
 DraftModel::DraftModel(const DraftFile& draft, Backend& backend, DType kv, int64_t cache_bytes,
                        const Pace& pace)
@@ -146,11 +157,12 @@ void DraftModel::read(std::vector<Run>& runs) {
     for (const Run& run : runs) {
         State& state = *run.state;
         const auto ids = run.draft->ids;
+        const auto n_prompt = static_cast<size_t>(run.draft->n_prompt);
         const auto begin = static_cast<int>(state.n_computed), n = static_cast<int>(ids.size());
-        const int end = std::min(n, std::max(begin + left, first_chunk(config, ids)));
+        const int end = std::min(n, std::max(begin + left, first_chunk(config, ids.first(n_prompt))));
         if (end <= begin) continue;
         left = std::max(0, left - (end - begin));
-        batch.add(config, ids, begin, end, state.sequence);
+        batch.add(config, ids, begin, end, state.sequence, run.draft->n_prompt);
         state.ids.assign(ids.begin(), ids.begin() + end);
         if (end < n) continue;
         batch.wants_logits.back() = 1;
@@ -175,7 +187,7 @@ void DraftModel::step(std::span<const Run> runs) {
     for (const Run& run : runs) {
         State& state = *run.state;
         const auto n = static_cast<int>(state.ids.size());
-        batch.add(draft_.model.config(), state.ids, n - 1, n, state.sequence);
+        batch.add(draft_.model.config(), state.ids, n - 1, n, state.sequence, run.draft->n_prompt);
         batch.wants_logits.back() = 1;
     }
     times_.note(batch.size(), forward(batch));

@@ -20,13 +20,17 @@ namespace chatglm {
 // The file of a draft model, which is immutable as every model is.
 struct DraftFile {
     // Throws FileError, OutOfMemory, and InvalidArgument when the file at `path` is damaged, no model, or one
-    // whose tokens are not those of `tokenizer`.
-    DraftFile(const std::string& path, Backend& backend, const Tokenizer& tokenizer);
+    // whose tokens are not those of `tokenizer`. The model that it drafts for has `vocab_size` rows of
+    // logits.
+    DraftFile(const std::string& path, Backend& backend, const Tokenizer& tokenizer, int vocab_size);
 
     GgufFile file;
-    int n_tokens;  // in the vocabulary
     GlmModel model;
+    int n_tokens;  // that both models know
 };
+
+// Bytes that the draft model at `path` and its cache for `n_tokens` need. Throws as DraftFile.
+int64_t draft_memory_need(const std::string& path, DType kv, int n_tokens, int n_rows);
 
 // Its work, with a cache of its own. Used by one thread. No result depends on it, so where there is no memory
 // for a draft there is none.
@@ -39,6 +43,7 @@ class DraftModel {
     struct Draft {
         int64_t key;                   // of the reply
         std::span<const int32_t> ids;  // prompt and reply so far
+        int n_prompt;                  // of these, the prompt's
         int n_tokens;                  // wanted
         std::vector<int32_t>* tokens;  // what it gets, greedily chosen: as many or none
     };

@@ -42,6 +42,8 @@ const PipelineOptions& checked(const PipelineOptions& options) {
     between("max_sequences", options.max_sequences, 1, kMaxRequests);
     between("max_queue", options.max_queue, 0, kMaxRequests);
     between("draft_tokens", options.draft_tokens, 0, kMaxDraftTokens, " (choose)");
+    require(options.draft_tokens == 0 || !options.draft.empty(), "draft_tokens", options.draft_tokens,
+            "0 without a draft model");
     require(options.max_pause > 0 && std::isfinite(options.max_pause), "max_pause", options.max_pause,
             "a positive number of seconds");
     require(options.cache_memory >= 0, "cache_memory", options.cache_memory,
@@ -53,8 +55,11 @@ const PipelineOptions& checked(const PipelineOptions& options) {
 std::string note_of_memory(const GgufFile& file, DType kv, const PipelineOptions& options) {
     const ModelConfig config = load_config(file);
     const int n_tokens = std::clamp(options.expected_length, 1, config.max_length);
-    const MemoryNeed need = memory_need(file, config, kv, n_tokens, options.prefill_chunk);
-    return memory_note(need.total(), n_tokens, memory_state());
+    int64_t bytes = memory_need(file, config, kv, n_tokens, options.prefill_chunk).total();
+    if (!options.draft.empty()) {
+        bytes += draft_memory_need(options.draft, kv, n_tokens, options.prefill_chunk);
+    }
+    return memory_note(bytes, n_tokens, memory_state());
 }
 
 }  // namespace
@@ -70,7 +75,8 @@ struct Pipeline::Shared {
           memory(note_of_memory(file, kv, options)),
           model(file, *backend),
           draft(options.draft.empty() ? nullptr
-                                      : std::make_unique<DraftFile>(options.draft, *backend, *tokenizer)),
+                                      : std::make_unique<DraftFile>(options.draft, *backend, *tokenizer,
+                                                                    model.config().vocab_size)),
           loras(choose_loras(options.loras, model.config(), *backend)),
           engine_(make_engine()) {
         if (memory.empty()) read_ahead();

@@ -108,6 +108,7 @@ def test_a_cancelled_search_gives_its_memory_back(pipeline):
         ({"num_beams": 17}, "num_beams is 17; .* between 1 and 16"),
         ({"num_beams": 2, "length_penalty": float("nan")}, "length_penalty"),
         ({"num_beams": 2, "early_stopping": "always"}, "early_stopping is 'always'"),
+        ({"num_beams": 2, "early_stopping": "\ud800"}, "early_stopping"),
         ({"num_beams": 2, "logprobs": True}, "logprobs"),
     ],
 )

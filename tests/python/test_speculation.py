@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import pytest
 
 from chatglm_cpp import InvalidArgument, Pipeline
+from chatglm_cpp.cli.options import add_model_options, load
 
 PROMPT = "The quick brown fox jumps over the lazy dog. The quick brown fox jumps over the"
 SETTINGS = {
@@ -83,14 +85,15 @@ def test_a_draft_in_the_cache_of_its_own_choice_changes_no_reply(never, model_pa
 
 
 def test_the_first_generation_is_guessed_too(first_generation):
-    prompt = [*range(60, 90)] * 2
-    expected = Pipeline(first_generation, prompt_lookup=False).generate(
-        prompt, do_sample=False, max_new_tokens=60
-    )
+    never = Pipeline(first_generation, prompt_lookup=False)
     pipeline = Pipeline(first_generation, prompt_lookup=True, draft=first_generation, draft_tokens=3)
-    stream = pipeline.submit(prompt=prompt, do_sample=False, max_new_tokens=60)
-    assert stream.result() == expected
-    assert stream.usage.accepted_tokens > 0
+    text = never.tokenizer.encode("ab")  # ends with <sop>; ids without it are all context
+    for prompt in ([*range(60, 90)] * 2, [*range(60, 90), *text]):
+        options = {"prompt": prompt, "do_sample": False, "max_new_tokens": 60, "logprobs": True}
+        stream, expected = pipeline.submit(**options), never.submit(**options).result()
+        reply = stream.result()
+        assert (reply, reply.logprobs) == (expected, expected.logprobs)
+        assert stream.usage.accepted_tokens > 0
 
 
 @pytest.mark.parametrize("name", ["chatglm2-6b-ptuning-v2", "glm-4-9b-0414"])
@@ -126,5 +129,34 @@ def test_drafts_that_cannot_be_are_refused(model_path, first_generation, tmp_pat
     for wrong in (-1, 17):
         with pytest.raises(InvalidArgument, match="draft_tokens is"):
             Pipeline(model_path, draft_tokens=wrong)
+    with pytest.raises(InvalidArgument, match="draft_tokens is 3; it must be 0 without a draft model"):
+        Pipeline(model_path, draft_tokens=3)
+    with pytest.raises(TypeError, match="prompt_lookup is 'never'"):
+        Pipeline(model_path, prompt_lookup="never")
     with pytest.raises(TypeError, match="draft_tokens"):
         Pipeline(model_path, draft_tokens="many")
+
+
+def test_programs_have_the_options(model_path):
+    def drafted(pipeline: Pipeline) -> int:
+        with pipeline, pipeline.submit(prompt="今天", do_sample=False, max_new_tokens=20) as stream:
+            stream.result()
+            return stream.usage.drafted_tokens
+
+    parser = argparse.ArgumentParser()
+    add_model_options(parser)
+    for options, any_guess in (
+        (["--prompt_lookup", "never"], False),
+        (["--prompt_lookup", "never", "--draft", str(model_path), "--draft_tokens", "3"], True),
+    ):
+        pipeline, _ = load(parser.parse_args(["-m", str(model_path), *options]))
+        assert (drafted(pipeline) > 0) == any_guess
+    server = pytest.importorskip("chatglm_cpp.server.service", reason="the server's packages are missing")
+    settings = server.Settings.from_environment(
+        {"CHATGLM_CPP_PROMPT_LOOKUP": "never", "CHATGLM_CPP_DRAFT_TOKENS": "3"},
+        model=str(model_path),
+        draft=str(model_path),
+    )
+    assert drafted(server.load_pipeline(settings)) > 0
+    with pytest.raises(InvalidArgument, match="prompt_lookup"):
+        server.Settings.make(prompt_lookup="sometimes")

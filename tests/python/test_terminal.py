@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from scripted import scripted
 
-from chatglm_cpp import Pipeline
+from chatglm_cpp import Pipeline, read_session
 from chatglm_cpp.cli import main
 from chatglm_cpp.cli.conversation import Conversation
 from chatglm_cpp.cli.render import Blocks, harmless
@@ -70,6 +70,49 @@ def test_saving_replaces_conversations_and_nothing_else(talk, tmp_path: Path):
         talk([*["你好"] * n_turns, f"/save {tmp_path}/talk.json"], *["你好！"] * n_turns)
         saved = json.loads((tmp_path / "talk.json").read_text(encoding="utf-8"))["messages"]
         assert len(saved) == 2 * n_turns
+
+
+def test_a_session_keeps_what_was_computed(talk, pipeline: Pipeline, tmp_path: Path):
+    file = tmp_path / "talk.session"
+    question = "今天天气怎么样？" * 20
+    first = Conversation(pipeline, "请简短。", {}, {"max_new_tokens": 1})
+    with first.ask(question) as reply:
+        first.accept(list(reply))
+    n_tokens = first.save(file)
+    assert n_tokens >= 64
+    with Pipeline(pipeline.path, n_threads=1) as another:
+        session = Conversation(another, None, {}, {"max_new_tokens": 1})
+        assert session.load(file) == n_tokens and session.messages == first.messages
+        with session.ask("再见") as reply:
+            assert list(reply) and reply.usage.cached_tokens >= n_tokens
+    notes, prompts = talk([f"/load {file}", "再见"], "再见！")[1:]
+    assert "Loaded 3 messages" in notes and f"computed for {n_tokens} tokens" in " ".join(notes.split())
+    assert question in prompts[0]
+    file.write_bytes(file.read_bytes()[:-1])
+    out, notes, _ = talk([f"/load {file}", "你好"], "你好！")
+    assert out == "你好！\n" and "talk.session" in notes and "Loaded" not in notes
+
+
+@pytest.mark.parametrize("name", ["talk.session", "talk.json"])
+def test_a_conversation_is_kept_in_a_file(talk, tmp_path: Path, name: str):
+    options = ("--session", str(tmp_path / name))
+    talk(["你好"], "你好！", options=options)
+    _, _, prompts = talk(["再见"], "再见！", options=options)
+    assert "你好！" in prompts[0]
+    assert main(["chat", *options, "-s", "请简短。", "-p", "在吗"]) == 2
+    _, _, prompts = talk(["在吗"], "在。", options=options)
+    assert "再见！" in prompts[0]
+
+
+def test_a_session_brings_its_tools(converted, tmp_path: Path):
+    tools = [{"type": "function", "function": {"name": "f", "description": "g", "parameters": {}}}]
+    with Pipeline(converted("chatglm3-6b"), n_threads=1) as pipeline:
+        with_tools = Conversation(pipeline, "请简短。", {"tools": tools}, {})
+        with_tools.save(tmp_path / "a.session")
+        talk = Conversation(pipeline, None, {}, {})
+        talk.load(tmp_path / "a.session")
+        talk.save(tmp_path / "b.session")
+    assert read_session(tmp_path / "b.session").tools == read_session(tmp_path / "a.session").tools != []
 
 
 @pytest.mark.parametrize(

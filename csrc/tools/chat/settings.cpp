@@ -1,10 +1,20 @@
 #include "tools/chat/settings.h"
 
+#include <optional>
 #include <type_traits>
 
 #include "chatglm/error.h"
 
 namespace chatglm {
+namespace {
+
+std::optional<bool> parse_prompt_lookup(const std::string& value) {
+    if (value == "auto") return std::nullopt;
+    if (value == "always" || value == "never") return value == "always";
+    throw InvalidArgument("--prompt_lookup is '" + value + "'; it can be auto, always or never.");
+}
+
+}  // namespace
 
 std::vector<Option> options_of(Settings& s) {
     const auto text = [](auto& target) { return [&target](const std::string& value) { target = value; }; };
@@ -120,6 +130,18 @@ std::vector<Option> options_of(Settings& s) {
          "f16|q8_0|f32",
          "type of the cache (f16); q8_0 takes half the memory",
          text(s.pipeline.kv_dtype)},
+        {{"--prompt_lookup"},
+         "auto|always|never",
+         "guess tokens of a reply from what its text has already, when it is faster (auto)",
+         [&s](const std::string& value) { s.pipeline.prompt_lookup = parse_prompt_lookup(value); }},
+        {{"--draft"},
+         "FILE",
+         "smaller model with the same vocabulary that guesses tokens, too",
+         text(s.pipeline.draft)},
+        {{"--draft_tokens"},
+         "N",
+         "tokens that it guesses each time (0: as many as make replies faster)",
+         integer("--draft_tokens", s.pipeline.draft_tokens)},
         {{"--tools"}, "FILE", "JSON array of tools that the model may ask to be called", text(s.tools_path)},
         {{"--when_full"},
          "error|drop_oldest|keep_head",

@@ -77,6 +77,7 @@ def test_answers_are_those_of_one_server(cluster, model_path: Path):
                 ours, theirs = cluster.post(path, json=body), single.post(path, json=body)
                 assert (ours.status_code, ours.json()) == (theirs.status_code, theirs.json())
             assert cluster.get("/health").json() == single.get("/health").json()
+    assert cluster.get("/health", headers={"host": "evil.example"}).status_code == 421
 
 
 def test_a_stream_comes_through_piece_by_piece(cluster):

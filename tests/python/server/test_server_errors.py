@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 from served import ENDLESS, HELLO, error_of, serving, until
 
@@ -111,6 +113,10 @@ def test_a_prompt_that_is_too_long_says_both_numbers(client, server):
     messages = [{"role": "user", "content": "长" * 5000}]
     error = error_of(client.post(CHAT, json={"messages": messages}), 400, "context_length_exceeded")
     assert str(server.service.max_length) in error["message"] and error["param"] == "messages"
+    response = client.post("/v1/responses", json={"input": messages})
+    assert error_of(response, 400, "context_length_exceeded")["param"] == "input"
+    response = client.post("/v1/completions", json={"prompt": "长" * 5000})
+    assert error_of(response, 400, "context_length_exceeded")["param"] == "prompt"
     # In a stream, too, nothing has begun.
     error_of(client.post(CHAT, json={"messages": messages, "stream": True}), 400, "context_length_exceeded")
 
@@ -197,3 +203,39 @@ def test_pages_of_strangers_may_not_ask(client):
         "null",
     ):
         assert allowed(stranger) is None
+
+
+OWN_NAMES = (
+    "localhost",
+    "LOCALHOST:1",
+    "127.0.0.1:80",
+    "[::1]",
+    "[::1]:80",
+    "glm",
+    "a.local",
+    "host.docker.internal",
+)
+OTHERS = (
+    "evil.example",
+    "evil.example:8000",
+    "localhost.evil.example",
+    "127.0.0.1.evil.example",
+    "evil.example.",
+)
+
+
+def test_pages_that_take_the_name_of_this_machine_may_not_ask(client, server, model_path):
+    for name in (*OWN_NAMES, socket.gethostname()):
+        assert client.get("/v1/models", headers={"host": name}).status_code == 200, name
+    for name in OTHERS:
+        error = error_of(client.get("/v1/models", headers={"host": name}), 421, "unknown_host")
+        assert name.partition(":")[0].rstrip(".") in error["message"]
+        ask = client.post("/v1/messages", json={}, headers={"host": name})
+        assert ask.status_code == 421 and ask.json()["type"] == "error"
+    with Pipeline(model_path) as pipeline:
+        with serving(pipeline, host_name=["Glm.example"]) as known, known.client() as client:
+            assert client.get("/health", headers={"host": "glm.example:8000"}).status_code == 200
+            assert client.get("/health", headers={"host": "evil.example"}).status_code == 421
+        # A key is more than such a page has.
+        with serving(pipeline, api_key=["k"]) as closed, closed.client() as client:
+            assert client.get("/health", headers={"host": "glm.example"}).status_code == 200

@@ -253,6 +253,17 @@ def test_the_page_is_safe_by_itself_and_asks_for_the_password(pipeline: Pipeline
         assert probe.connect_ex(("127.0.0.1", port)) != 0
 
 
+def test_a_page_that_takes_the_name_of_this_machine_may_not_ask(pipeline: Pipeline) -> None:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with serving(pipeline) as address:
+        for name in ("localhost", "[::1]:7860"):
+            with opener.open(urllib.request.Request(address.url, headers={"Host": name})) as answer:
+                assert answer.status == 200
+        with pytest.raises(urllib.error.HTTPError, match="421") as refused:
+            opener.open(urllib.request.Request(f"{address.url}config", headers={"Host": "evil.example:7860"}))
+        refused.value.close()
+
+
 def test_what_the_browser_is_told_is_json() -> None:
     head = page_head()
     assert "__CHINESE__" not in head and json.dumps(CHINESE["ask_delete"], ensure_ascii=False) in head
