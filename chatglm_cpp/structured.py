@@ -99,6 +99,8 @@ class Formats:
                 raise ValueError("; ".join(sentences))
             matcher = self._llguidance.LLMatcher(self._tokenizer, grammar, log_level=0)
             _check(matcher)
+            match = _Match(matcher, self._tokenizer.vocab_size)
+            match.compute()  # fails where no text at all follows the format
         except (ValueError, Error) as error:
             raise InvalidArgument(f"{name} cannot be used: {_one_line(str(error))}") from None
         except BaseException as error:
@@ -106,7 +108,7 @@ class Formats:
             if type(error).__name__ != "PanicException":
                 raise
             raise InvalidArgument(f"{name} cannot be used: {_one_line(str(error))}") from None
-        return _Match(matcher, self._tokenizer.vocab_size)
+        return match
 
 
 class _Match:
@@ -116,9 +118,13 @@ class _Match:
         self._matcher = matcher
         self._words = np.zeros((vocab_size + 31) // 32, dtype=np.uint32)
 
-    def fill_mask(self, mask: memoryview) -> None:
+    def compute(self) -> None:
+        """Finds the tokens that may come next."""
         self._matcher.unsafe_compute_mask_ptr(self._words.ctypes.data, self._words.nbytes)
         _check(self._matcher)
+
+    def fill_mask(self, mask: memoryview) -> None:
+        self.compute()
         words = np.frombuffer(mask, dtype=np.uint32)  # of the tokens that the model has logits for
         n = min(len(words), len(self._words))
         words[:n] = self._words[:n]

@@ -80,12 +80,17 @@ def to_response(error: ApiError, path: str) -> Response:
 
 _PARAM = re.compile(
     r"((?:messages|tools|prompt|stop|logit_bias)(?:\[[^\]]*\]|\.\w+)*|[a-z]+(?:_[a-z]+)*)"
-    r" (?:is|has|holds|cannot) "
+    r" (?:is|has|holds|names|cannot) "
 )
 
 
 # What is too long at a path that takes no `messages`.
-_LONG_FIELDS = {"/v1/responses": "input", "/v1/completions": "prompt"}
+_LONG_FIELDS = {
+    "/": "prompt",
+    "/v1/completions": "prompt",
+    "/v1/embeddings": "input",
+    "/v1/responses": "input",
+}
 
 
 def to_api_error(error: BaseException) -> ApiError:
@@ -128,8 +133,9 @@ def _path(location: Sequence[int | str], body: Any, missing: bool) -> str:
 
 
 def _from_validation(error: RequestValidationError) -> ApiError:
-    # Of the alternatives of a union, the one that went furthest is the one that was meant.
-    first = max(error.errors(), key=lambda one: len(one["loc"]))
+    # Of the alternatives of a union, the one that went furthest is the one that was meant, and one whose type
+    # was right rather than others.
+    first = max(error.errors(), key=lambda one: (len(one["loc"]), not one["type"].endswith("_type")))
     place, *location = first["loc"]
     kind = first["type"]
     path = _path(location, error.body, missing=kind == "missing")

@@ -143,11 +143,11 @@ class Sampling(Strict):
         return {} if self.seed is None else {"seed": self.seed + i}
 
     def _biases(self) -> dict[int, float]:
-        try:
-            return {int(key): value for key, value in (self.logit_bias or {}).items()}
-        except ValueError:
+        given = self.logit_bias or {}
+        if not all(key.isascii() and key.isdigit() and len(key) < 11 for key in given):
             message = 'logit_bias has token ids for keys, such as {"5": -10}.'
-            raise ApiError(400, message, param="logit_bias", code="invalid_value") from None
+            raise ApiError(400, message, param="logit_bias", code="invalid_value")
+        return {int(key): value for key, value in given.items()}
 
 
 def check_max_tokens(settings: Settings, value: int | None, param: str) -> int:

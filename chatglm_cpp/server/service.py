@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
+import anyio
 import anyio.to_thread
 from fastapi import Request
 
@@ -70,7 +71,7 @@ class Service:
         self._owned = pipeline is None
         self._on_failure = on_failure
         self._closing = False
-        self._computing = asyncio.Lock()
+        self._computing = anyio.Semaphore(1)  # one of asyncio would belong to the first event loop
         self._n_waiting = 0
         self._deadline: asyncio.TimerHandle | None = None
         self._replies: dict[int, Reply[Any, Any]] = {}  # that are not closed yet, by identity

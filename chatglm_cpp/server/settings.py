@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 
 from .._C import InvalidArgument
 
@@ -21,7 +21,16 @@ def _split(value: Any) -> Any:
     return value
 
 
+def _split_keys(value: Any) -> Any:
+    """The same for what keeps others out: a list of nothing would let in everybody."""
+    items = _split(value)
+    if isinstance(value, str) and not items:
+        raise ValueError("there is no key in it")
+    return items
+
+
 Names = Annotated[list[str], BeforeValidator(_split)]
+Key = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 
 class Settings(BaseModel):
@@ -49,7 +58,7 @@ class Settings(BaseModel):
     model_alias: Names = []
 
     # Who may ask.
-    api_key: Names = []  # any of these; none: everybody
+    api_key: Annotated[list[Key], BeforeValidator(_split_keys)] = []  # any of these; none: everybody
     cors_origin: Names = []  # origins of web pages beside those of this machine; "*" for all
     host_name: Names = []  # names of this machine, where a proxy on it passes on the one it was asked by
 

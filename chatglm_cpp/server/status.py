@@ -62,7 +62,8 @@ async def list_models(service: TheService) -> Response:
     return JSONResponse({"object": "list", "data": models})
 
 
-@router.get("/v1/models/{model}", response_model=Model, responses=ERRORS)
+# A name may have slashes, as on the Hugging Face Hub.
+@router.get("/v1/models/{model:path}", response_model=Model, responses=ERRORS)
 async def get_model(model: str, service: TheService) -> Response:
     return JSONResponse(_model(service, service.check_model(model)))
 

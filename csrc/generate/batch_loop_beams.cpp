@@ -39,7 +39,7 @@ void BatchLoop::add_beams(const Request& request, Batch& batch) const {
     for (size_t i = 0; i < request.beams->sequences.size(); ++i) {
         const std::vector<int32_t>& ids = request.beams->search.running()[i].ids;
         const auto n_ids = static_cast<int>(ids.size());
-        batch.add(model_.config(), ids, n_ids - 1, n_ids, *request.beams->sequences[i]);
+        batch.add(model_.config(), ids, n_ids - 1, n_ids, *request.beams->sequences[i], request.n_prompt);
         batch.wants_logits.back() = 1;
     }
 }

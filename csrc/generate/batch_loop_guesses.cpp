@@ -124,8 +124,8 @@ void BatchLoop::draft(std::span<Request* const> replies, int n_rows) {
     std::vector<std::vector<int32_t>> tokens(drafted.size());
     std::vector<DraftModel::Draft> drafts;
     for (size_t i = 0; i < drafted.size(); ++i) {
-        drafts.push_back(
-            {drafted[i]->number, drafted[i]->ids, std::min(n_steps, offers[i].most), &tokens[i]});
+        drafts.push_back({drafted[i]->number, drafted[i]->ids, drafted[i]->n_prompt,
+                          std::min(n_steps, offers[i].most), &tokens[i]});
     }
     draft_->draft(drafts);
     for (size_t i = 0; i < drafted.size(); ++i) {
@@ -144,11 +144,11 @@ size_t BatchLoop::add_rows(const Share& share, Batch& batch) {
     const Guesses& g = r.guesses;
     const bool complete = share.end == static_cast<int>(r.ids.size());
     if (g.n_rows == 0) {
-        batch.add(model_.config(), r.ids, share.begin, share.end, *r.sequence);
+        batch.add(model_.config(), r.ids, share.begin, share.end, *r.sequence, r.n_prompt);
     } else {
         std::vector<int32_t> ids = r.ids;
         ids.insert(ids.end(), g.tokens.begin(), g.tokens.begin() + static_cast<std::ptrdiff_t>(g.n_rows));
-        batch.add(model_.config(), ids, share.begin, static_cast<int>(ids.size()), *r.sequence);
+        batch.add(model_.config(), ids, share.begin, static_cast<int>(ids.size()), *r.sequence, r.n_prompt);
     }
     const size_t n_wanted = complete ? 1 + g.n_rows : 0;
     std::fill(batch.wants_logits.end() - static_cast<std::ptrdiff_t>(n_wanted), batch.wants_logits.end(),

@@ -117,7 +117,13 @@ void Engine::run(const Task& task, const std::function<bool()>& interrupted) {
             lock.lock();
         }
     }
-    if (job->error) std::rethrow_exception(std::exchange(job->error, nullptr));
+    if (!job->error) return;
+    try {
+        std::rethrow_exception(std::exchange(job->error, nullptr));
+    } catch (const Interrupted&) {
+        if (!job->unwanted.load()) refuse_stopped();  // it was not the caller
+        throw;
+    }
 }
 
 void Engine::run_job(Job& job) {

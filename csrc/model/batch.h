@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <vector>
 
@@ -21,14 +22,15 @@ struct Batch {
     std::vector<uint8_t> wants_logits;
 
     // Adds tokens [begin, end) of `ids`, which are all the tokens of their sequence, numbered as the model
-    // wants. With glm_2d the context before <sop> must be computed in one batch: see first_chunk().
+    // wants. With glm_2d the context before <sop> must be computed in one batch: see first_chunk(). The first
+    // `n_prompt` of `ids` are the prompt, by default all: what comes later changes no row before it.
     void add(const ModelConfig& config, std::span<const int32_t> ids, int begin, int end,
-             KvCache::SequenceId sequence);
+             KvCache::SequenceId sequence, int n_prompt = std::numeric_limits<int>::max());
 
     int size() const { return static_cast<int>(tokens.size()); }
 };
 
-// Fewest tokens at the start of `ids` that must be in one batch: 0 for causal models.
-int first_chunk(const ModelConfig& config, std::span<const int32_t> ids);
+// Fewest tokens at the start of a prompt that must be in one batch: 0 for causal models.
+int first_chunk(const ModelConfig& config, std::span<const int32_t> prompt);
 
 }  // namespace chatglm

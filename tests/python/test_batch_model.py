@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from chatglm_cpp import Pipeline
+from chatglm_cpp.batch import Line, answer_lines
 from chatglm_cpp.cli import main
 
 for needed in ("fastapi", "sse_starlette", "prometheus_client"):
@@ -85,6 +86,15 @@ def test_bodies_are_answered_as_by_the_server(
         assert answers[name]["response"]["status_code"] == status
         assert words in answers[name]["response"]["body"]["error"]["message"]
         assert answers[name]["error"] is None
+
+
+def test_lines_are_answered_by_the_same_endpoints_again(model_path: Path) -> None:
+    from chatglm_cpp.batch.endpoints import opened
+
+    lines = [Line(i, request(f"v{i}", "/v1/embeddings", input=["你好" * 50] * 8).encode()) for i in range(20)]
+    with opened(Pipeline(model_path, n_threads=1)) as endpoints:
+        for _ in range(2):  # each in an event loop of its own
+            assert [record.status for record in answer_lines(endpoints, lines)] == [200] * 20
 
 
 def wait_for_records(process: subprocess.Popen[Any], target: Path, n: int) -> None:

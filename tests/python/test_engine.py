@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import random
 import signal
@@ -292,11 +293,18 @@ print(next(stream) != "", os.waitpid(child, 0)[1])
     assert (result.stdout.splitlines(), result.stderr) == (["True 0", "True 0"], "")
 
 
-def test_soak_of_threads_with_random_ends(model_path):
-    n_requests = int(os.environ.get("CHATGLM_TEST_SOAK", "150"))
-    with Pipeline(model_path, max_sequences=5, max_queue=6, prefill_chunk=32) as pipeline:
-        alone = {prompt: [*pipeline.generate(prompt, stream=True, **GREEDY)] for prompt in PROMPTS}
-        wrong: list[str] = []
+@pytest.mark.parametrize("kv_dtype", ["f16", "q8_0"])
+def test_soak_of_threads_with_random_ends(model_path, tmp_path, kv_dtype):
+    n_requests = int(os.environ.get("CHATGLM_TEST_SOAK", "150")) // 2
+    kinds = [GREEDY, {"seed": 3, "n": 2, "max_new_tokens": 24}, {"num_beams": 3, "n": 2, "max_new_tokens": 8}]
+    questions = [{"prompt": prompt, "n": 1, **kind} for prompt in PROMPTS for kind in kinds]
+    talk = [SYSTEM, {"role": "user", "content": "你好"}, {"role": "assistant", "content": "你好！"}]
+    questions.append({"messages": [*talk, {"role": "user", "content": "再见"}], "n": 1, **GREEDY})
+    with Pipeline(model_path, kv_dtype=kv_dtype) as single:
+        alone = [single.submit_alternatives(**question).result() for question in questions]
+    options = {"max_sequences": 5, "max_queue": 6, "prefill_chunk": 32, "prompt_lookup": True}
+    with Pipeline(model_path, kv_dtype=kv_dtype, **options) as pipeline:
+        wrong: list[object] = []
         left = iter(range(n_requests))
         lock = threading.Lock()
 
@@ -307,23 +315,23 @@ def test_soak_of_threads_with_random_ends(model_path):
         def work(seed: int) -> None:
             dice = random.Random(seed)
             while take():
-                prompt = dice.choice(PROMPTS)
-                pieces: list[str] = []
+                if dice.random() < 0.1:
+                    pipeline.save_session(tmp_path / f"{seed}.session", talk)
+                    pipeline.load_session(tmp_path / f"{seed}.session")
+                which = dice.randrange(len(questions))
                 try:
-                    stream = pipeline.submit(prompt=prompt, **GREEDY)
+                    replies = pipeline.submit_alternatives(**questions[which])
                 except Busy:
                     continue
                 limit = dice.choice([0, 3, 10**6, 10**6])
-                for piece in stream:
-                    pieces.append(piece)
-                    if len(pieces) >= limit:
-                        break
-                if pieces != alone[prompt][: len(pieces)] or (
-                    limit == 10**6 and len(pieces) != len(alone[prompt])
-                ):
-                    wrong.append(prompt)
+                for stream, whole in zip(replies, alone[which], strict=True):
+                    pieces = list(itertools.islice(stream, limit))
+                    texts = [piece if isinstance(piece, str) else piece.content for piece in pieces]
+                    text, expected = "".join(texts), whole if isinstance(whole, str) else whole.content
+                    if not expected.startswith(text) or (limit == 10**6 and text != expected):
+                        wrong.append(questions[which])
                 if dice.random() < 0.5:
-                    stream.close()
+                    replies.close()
 
         threads = [threading.Thread(target=work, args=(seed,)) for seed in range(12)]
         for thread in threads:

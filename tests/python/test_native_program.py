@@ -76,3 +76,12 @@ def test_a_missing_file_is_a_sentence(program, tmp_path):
     assert (result.returncode, result.stdout) == (2, b"")
     error = result.stderr.decode()
     assert error.startswith("error: ") and "没有.gguf" in error and error.count("\n") == 1
+
+
+def test_guesses_and_a_draft_model_change_no_reply(program, converted):
+    path = converted("chatglm3-6b")
+    options = ["-m", path, "-p", "你好", "--greedy", "--max_new_tokens", 24, "--prompt_lookup"]
+    expected = run(program, *options, "never")
+    drafted = run(program, *options, "always", "--draft", path, "--draft_tokens", 3)
+    assert (drafted.returncode, drafted.stdout) == (0, expected.stdout)
+    assert b"--prompt_lookup is 'maybe'" in run(program, *options, "maybe").stderr

@@ -274,6 +274,11 @@ def test_schemas_that_cannot_be_held_to_are_refused(shared_pipeline: Pipeline, s
         ({"grammar": "start: nothing"}, "nothing"),
         ({"grammar": "start: <|user|>"}, "grammar cannot be used"),
         ({"grammar": "("}, "grammar cannot be used"),
+        ({"grammar": "start: start"}, "grammar cannot be used"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"$ref": "#"}}},
+            "response_format cannot be used",
+        ),
         ({"grammar": ""}, "grammar cannot be used"),
         ({"regex": "a", "grammar": 'start: "a"'}, "regex and grammar are given"),
         ({"response_format": {"type": "xml"}}, "'xml'"),

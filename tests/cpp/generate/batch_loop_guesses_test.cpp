@@ -68,7 +68,8 @@ struct Loop {
           model(gguf, *backend),
           draft_file(draft_content),
           draft(draft_content.empty() ? nullptr
-                                      : std::make_unique<DraftFile>(draft_file.path(), *backend, *tokenizer)),
+                                      : std::make_unique<DraftFile>(draft_file.path(), *backend, *tokenizer,
+                                                                    model.config().vocab_size)),
           loop(model, *backend, *tokenizer, options, DType::f16, draft.get()) {}
 
     std::shared_ptr<Request> make(std::vector<int32_t> prompt, const GenerationConfig& config,
@@ -368,6 +369,23 @@ TEST_CASE("whatever a draft model says, replies stay the same") {
                       reply_of(never, quoting_ids(10 + 80 * i, i), all[static_cast<size_t>(i)].config));
                 if (n_tokens > 0) CHECK(reply.n_drafted > 0);
             }
+        }
+    }
+}
+
+TEST_CASE("a draft model guesses no token that one of the two has no row for") {
+    for (const auto& [rows, draft_rows] : {std::pair{40, 160}, {160, 40}}) {
+        CAPTURE(rows);
+        TinyModel model, other;
+        model.n_rows = rows;
+        other.n_rows = draft_rows;
+        other.seed = 8;
+        PipelineOptions options = lookup(false);
+        options.draft_tokens = 4;
+        Loop drafted(options, model.build(), other.build()), never(lookup(false), model.build());
+        for (int32_t id = 5; id < 25; ++id) {
+            const Reply reply = reply_of(drafted, {id, id + 1}, greedy(30));
+            CHECK(reply == reply_of(never, {id, id + 1}, greedy(30)));
         }
     }
 }

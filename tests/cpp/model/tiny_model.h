@@ -26,6 +26,7 @@ struct TinyModel {
     std::map<int, std::string> pieces = {};  // what tokens spell instead of letters and numbers
     unsigned seed = 7;
     int vocab = 160, hidden = 64, layers = 3, heads = 4, kv_heads = 2, head_dim = 32, ffn = 96;
+    int n_rows = 0;  // of the embedding; 0: one for each token
 
     std::string build() const {
         std::mt19937 random(seed);
@@ -34,8 +35,9 @@ struct TinyModel {
             std::string name;
             std::vector<int64_t> shape;
         };
-        std::vector<Entry> entries{{"token_embd.weight", {vocab, hidden}}, {"output_norm.weight", {hidden}}};
-        if (!tied) entries.push_back({"output.weight", {vocab, hidden}});
+        const int embedded = n_rows > 0 ? n_rows : vocab;
+        std::vector<Entry> entries{{"token_embd.weight", {embedded, hidden}}, {"output_norm.weight", {hidden}}};
+        if (!tied) entries.push_back({"output.weight", {embedded, hidden}});
         for (int i = 0; i < layers; ++i) {
             const std::string b = "blk." + std::to_string(i) + ".";
             entries.push_back({b + "attn_norm.weight", {hidden}});

@@ -30,7 +30,8 @@ CHAT = "/v1/chat/completions"
         ({"seed": -5}, "seed"),
         ({"stop": [""]}, "stop"),
         ({"logit_bias": {"x": 1}}, "logit_bias"),
-        ({"logit_bias": {"99999999": 1}}, None),
+        ({"logit_bias": {"99999999": 1}}, "logit_bias"),
+        ({"logit_bias": {" 5": 1}}, "logit_bias"),
         ({"top_logprobs": 2}, "top_logprobs"),
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
@@ -64,6 +65,19 @@ def test_fields_are_named(client, change, param):
     assert error["type"] == "invalid_request_error"
     if param is not None:
         assert error["param"] == param
+
+
+def test_of_alternatives_the_one_that_was_meant_says_what_is_wrong(client):
+    error = error_of(client.post(CHAT, json={"messages": HELLO, "stop": ["a"] * 17}), 400)
+    assert "at most 16" in error["message"]
+    assert "at least 1" in error_of(client.post("/v1/completions", json={"prompt": []}), 400)["message"]
+
+
+def test_a_name_may_have_slashes(pipeline):
+    with serving(pipeline, model_name="THUDM/glm-4") as server, server.client() as client:
+        for path in ("THUDM/glm-4", "THUDM%2Fglm-4"):
+            assert client.get(f"/v1/models/{path}").json()["id"] == "THUDM/glm-4"
+        error_of(client.get("/v1/models/THUDM/gpt-5"), 404, "model_not_found")
 
 
 def test_what_is_repeated_is_short(client):
@@ -117,6 +131,8 @@ def test_a_prompt_that_is_too_long_says_both_numbers(client, server):
     assert error_of(response, 400, "context_length_exceeded")["param"] == "input"
     response = client.post("/v1/completions", json={"prompt": "长" * 5000})
     assert error_of(response, 400, "context_length_exceeded")["param"] == "prompt"
+    response = client.post("/v1/embeddings", json={"input": "长" * 5000})
+    assert error_of(response, 400, "context_length_exceeded")["param"] == "input"
     # In a stream, too, nothing has begun.
     error_of(client.post(CHAT, json={"messages": messages, "stream": True}), 400, "context_length_exceeded")
 

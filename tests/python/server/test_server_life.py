@@ -263,3 +263,7 @@ def test_settings_come_from_the_environment():
     assert Settings.make(model="THUDM/chatglm3-6b").names() == ["chatglm3-6b"]
     with pytest.raises(Error, match="max_queue"):
         Settings.make(max_queue="x")
+    for nothing in ([""], ["one", " "], ","):  # which would let in everybody
+        with pytest.raises(Error, match="api_key"):
+            Settings.make(api_key=nothing)
+    assert Settings.from_environment({"CHATGLM_CPP_API_KEY": ""}).api_key == []
