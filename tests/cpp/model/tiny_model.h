@@ -36,7 +36,8 @@ struct TinyModel {
             std::vector<int64_t> shape;
         };
         const int embedded = n_rows > 0 ? n_rows : vocab;
-        std::vector<Entry> entries{{"token_embd.weight", {embedded, hidden}}, {"output_norm.weight", {hidden}}};
+        std::vector<Entry> entries{{"token_embd.weight", {embedded, hidden}},
+                                   {"output_norm.weight", {hidden}}};
         if (!tied) entries.push_back({"output.weight", {embedded, hidden}});
         for (int i = 0; i < layers; ++i) {
             const std::string b = "blk." + std::to_string(i) + ".";
