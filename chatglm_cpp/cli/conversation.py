@@ -127,6 +127,7 @@ class Conversation:
 
         Raises:
             InvalidArgument: something else is there, or the file cannot be written.
+            OSError: a session cannot be written; the message says why.
         """
         try:
             if path.is_file() and path.stat().st_size > 0 and not _is_conversation(path):
@@ -138,7 +139,9 @@ class Conversation:
             text = json.dumps({"messages": to_dicts(self._messages)}, ensure_ascii=False, indent=2) + "\n"
             write_whole(path, lambda file: file.write_text(text, encoding="utf-8"))
         except OSError as error:
-            raise InvalidArgument(f"{path}: cannot be written: {error.strerror or error}.") from None
+            if error.strerror is None:  # save_session has said it in a sentence
+                raise
+            raise InvalidArgument(f"{path}: cannot be written: {error.strerror}.") from None
         return 0
 
     def load(self, path: Path) -> int:

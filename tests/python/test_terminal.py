@@ -177,6 +177,11 @@ def test_a_wrong_command_is_one_sentence(talk, line: str, words: str):
     assert out == "" and words in notes and len(notes.splitlines()) == 1
 
 
+def test_a_session_that_cannot_be_written_is_one_sentence(talk):
+    _, notes, _ = talk(["你好", "/save /no/such/folder/x.session"], "你好！")
+    assert "no such folder" in notes and notes.count("cannot be written") == 1
+
+
 def test_a_question_may_begin_with_a_slash(talk):
     out, _, prompts = talk([" /etc/passwd 是什么？"], "文件。")
     assert out == "文件。\n" and "/etc/passwd 是什么？" in prompts[0]
