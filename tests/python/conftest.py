@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,6 +24,12 @@ ADDITIONS = {
     "chatglm2-6b-ptuning-v2": ("chatglm2-6b", "ptuning"),
     "chatglm3-6b-lora": ("chatglm3-6b", "lora"),
 }
+
+
+# A shell has what it starts in the background ignore Ctrl-C, and that is handed on to the programs that are
+# tested. (POSIX: "asynchronous lists".)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
