@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -71,8 +72,12 @@ async def answer(request: Request, service: Annotated[Service, Depends(service_o
         "status": 200,
         "time": datetime.now().strftime("%Y-%m-%d %H:%M:%S"),
     }
-    ignored = ", ".join(ascii(name)[1:-1] for name in question.model_extra or {})
-    return JSONResponse(result, headers={"X-Ignored-Fields": ignored[:1000]} if ignored else None)
+    # A header holds ASCII and must not end in a space; odd names come as JSON writes them.
+    ignored = ", ".join(
+        name if name.isascii() and name.isidentifier() else json.dumps(name)
+        for name in question.model_extra or {}
+    )
+    return JSONResponse(result, headers={"X-Ignored-Fields": ignored[:1000].rstrip()} if ignored else None)
 
 
 def _question(body: bytes) -> Question:

@@ -78,7 +78,10 @@ def test_a_body_needs_no_content_type(address: str) -> None:
 
 def test_fields_that_it_does_not_know_are_listed(address: str) -> None:
     response = ask(address, prompt="hi", max_length=40, stream=True, 头="x")
-    assert response.headers["X-Ignored-Fields"] == r"stream, \u5934"
+    assert response.headers["X-Ignored-Fields"] == r'stream, "\u5934"'
+    for names in (["", " ", "a\u0019\r\nb"], ["x" * 998, "y"], ["stream", ""]):
+        response = ask(address, prompt="hi", max_length=40, **dict.fromkeys(names, 1))
+        assert response.status_code == 200 and response.headers["X-Ignored-Fields"]
 
 
 @pytest.mark.parametrize(
