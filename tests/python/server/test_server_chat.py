@@ -183,7 +183,6 @@ def test_a_stream_that_is_closed_stops_the_work(ask, server):
         for chunk in stream:
             if chunk.choices[0].delta.content:
                 break
-        assert server.service.pipeline.stats.running == 1
     server.wait_until_idle()
 
 

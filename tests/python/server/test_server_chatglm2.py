@@ -151,7 +151,7 @@ def test_a_client_that_goes_frees_its_place(
         client.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
         assert begun.wait(TIMEOUT)
     until(lambda: streams[0].usage.finish_reason == "cancelled", "the end of the reply")
-    assert shared_pipeline.stats.running == 0
+    until(lambda: shared_pipeline.stats.running == 0, "idleness")
 
 
 def test_the_module_has_the_application(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -125,8 +125,7 @@ def test_replies_that_take_too_long_are_cut_in_order(model_path):
         assert json.loads(data[-2][6:])["error"]["code"] == "shutting_down"
         server.thread.join(TIMEOUT)
         assert not server.thread.is_alive()
-        stats = pipeline.stats
-        assert (stats.running, stats.waiting) == (0, 0)
+        until(lambda: pipeline.stats.running == pipeline.stats.waiting == 0, "idleness")
 
 
 def test_64_clients_that_leave_at_random_leave_nothing_behind(model_path):

@@ -188,6 +188,13 @@ def test_both_languages_have_the_same_places_to_fill() -> None:
     assert strings_for("zh-TW,en;q=0.8") is CHINESE and strings_for("fr,zh") is ENGLISH
 
 
+def wait_until_idle(pipeline: Pipeline) -> None:
+    deadline = time.monotonic() + 30
+    while pipeline.stats.running or pipeline.stats.waiting:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
 def test_a_stopped_reply_gives_its_place_back(pipeline: Pipeline) -> None:
     async def stop_after_the_first_words() -> list[Any]:
         replies = Replies()
@@ -200,7 +207,7 @@ def test_a_stopped_reply_gives_its_place_back(pipeline: Pipeline) -> None:
 
     seen = asyncio.run(stop_after_the_first_words())
     assert seen[-1].ended and seen[-1].usage.finish_reason in ("cancelled", "length")
-    assert pipeline.stats.running == 0 and pipeline.stats.waiting == 0
+    wait_until_idle(pipeline)
 
 
 def test_a_dropped_reply_gives_its_place_back(pipeline: Pipeline) -> None:
@@ -211,10 +218,7 @@ def test_a_dropped_reply_gives_its_place_back(pipeline: Pipeline) -> None:
             await writing.aclose()
 
     asyncio.run(drop())
-    deadline = time.monotonic() + 30
-    while pipeline.stats.running and time.monotonic() < deadline:
-        time.sleep(0.001)
-    assert pipeline.stats.running == 0
+    wait_until_idle(pipeline)
 
 
 @pytest.mark.parametrize(
