@@ -182,9 +182,8 @@ class _Talk:
 
     def tokens(self) -> str:
         """How long the conversation is, and what the last reply took."""
-        said = f"The conversation has {self.conversation.n_tokens()} tokens; the model reads up to " + (
-            f"{self._pipeline.config.max_length}."
-        )
+        n, most = self.conversation.n_tokens(), self._pipeline.config.max_length
+        said = f"The conversation has {n} tokens; the model reads up to {most}."
         return said if self._last is None else f"{said} The last reply: {summary(self._last)}."
 
     def _answer(self, stream: ReplyStream) -> bool:

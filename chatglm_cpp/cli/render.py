@@ -167,7 +167,7 @@ class Blocks:
     def take(self) -> str:
         """The rest, which is complete as it is."""
         rest = self.rest.rstrip("\n")
-        self.__init__()  # type: ignore[misc]
+        self._block, self._line, self._fence, self._gap = "", "", None, False
         return rest
 
     def _put_line(self, line: str) -> Iterator[str]:

@@ -8,23 +8,17 @@
 #include "chatglm/error.h"
 #include "format/gguf_layout.h"
 #include "generate/batch_loop.h"
+#include "generate/reply_samples.h"
 #include "model/tiny_model.h"
 
 using namespace chatglm;
+using chatglm::test::greedy;
 using chatglm::test::TemporaryFile;
 using chatglm::test::TinyModel;
 
 namespace {
 
 constexpr int64_t kPageBytes = 3 * 2 * 2 * 64 * 32 * 2;  // of a tiny model
-
-GenerationConfig greedy(int max_new_tokens) {
-    GenerationConfig config;
-    config.do_sample = false;
-    config.max_new_tokens = max_new_tokens;
-    config.max_length = 4096;
-    return config;
-}
 
 PipelineOptions lookup(std::optional<bool> wanted) {
     PipelineOptions options;

@@ -4,9 +4,12 @@
 
 #include "chatglm/error.h"
 #include "chatglm/pipeline.h"
+#include "generate/reply_samples.h"
 #include "model/tiny_model.h"
 
 using namespace chatglm;
+using chatglm::test::greedy;
+using chatglm::test::Sevens;
 using chatglm::test::TemporaryFile;
 using chatglm::test::TinyModel;
 
@@ -22,24 +25,6 @@ TinyModel chat_model() {
 }
 
 const std::string kTools = R"([{"type": "function", "function": {"name": "find", "parameters": {}}}])";
-
-GenerationConfig greedy(int max_new_tokens) {
-    GenerationConfig config;
-    config.do_sample = false;
-    config.max_new_tokens = max_new_tokens;
-    config.max_length = 4096;
-    return config;
-}
-
-// Three times token 7, then nothing.
-class Sevens : public Constraint {
-  public:
-    void fill_mask(std::span<uint32_t> mask) override { mask[0] = 1u << 7; }
-    bool accept(int32_t) override { return ++n_ == 3; }
-
-  private:
-    int n_ = 0;
-};
 
 }  // namespace
 

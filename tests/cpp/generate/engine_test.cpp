@@ -14,6 +14,7 @@
 
 #include "chatglm/error.h"
 #include "chatglm/pipeline.h"
+#include "generate/reply_samples.h"
 #include "model/tiny_model.h"
 
 #ifdef __unix__
@@ -22,20 +23,13 @@
 #endif
 
 using namespace chatglm;
+using chatglm::test::greedy;
 using chatglm::test::TemporaryFile;
 using chatglm::test::TinyModel;
 
 namespace {
 
 constexpr int64_t kPageBytes = 3 * 2 * 2 * 64 * 32 * 2;  // of a TinyModel
-
-GenerationConfig greedy(int max_new_tokens) {
-    GenerationConfig config;
-    config.do_sample = false;
-    config.max_new_tokens = max_new_tokens;
-    config.max_length = 4096;
-    return config;
-}
 
 std::vector<int32_t> finish(Generation& generation) {
     std::vector<int32_t> ids;

@@ -5,9 +5,11 @@
 #include <thread>
 
 #include "chatglm/error.h"
+#include "generate/reply_samples.h"
 #include "model/tiny_model.h"
 
 using namespace chatglm;
+using chatglm::test::Sevens;
 using chatglm::test::TemporaryFile;
 using chatglm::test::TinyModel;
 
@@ -100,20 +102,6 @@ TEST_CASE("a chat ends before a stop text, for callbacks and in what is returned
     CHECK(pipeline.chat(messages, config, show).content == expected);
     CHECK(shown == expected);
 }
-
-namespace {
-
-// Three times token 7, then nothing.
-class Sevens : public Constraint {
-  public:
-    void fill_mask(std::span<uint32_t> mask) override { mask[0] = 1u << 7; }
-    bool accept(int32_t) override { return ++n_ == 3; }
-
-  private:
-    int n_ = 0;
-};
-
-}  // namespace
 
 TEST_CASE("a constraint and the log-probabilities go with each token of a reply") {
     const TemporaryFile file(TinyModel{}.build());

@@ -11,10 +11,12 @@
 #include "chatglm/error.h"
 #include "chatglm/pipeline.h"
 #include "core/checksum.h"
+#include "generate/reply_samples.h"
 #include "generate/session_file.h"
 #include "model/tiny_model.h"
 
 using namespace chatglm;
+using chatglm::test::greedy;
 using chatglm::test::TemporaryFile;
 using chatglm::test::TinyModel;
 
@@ -26,14 +28,6 @@ TinyModel chat_model() {
         "{% for m in messages %}{{ m.role[0] }}{{ m.content }}z{% endfor %}"
         "{% if add_generation_prompt %}a{% endif %}";
     return model;
-}
-
-GenerationConfig greedy(int max_new_tokens) {
-    GenerationConfig config;
-    config.do_sample = false;
-    config.max_new_tokens = max_new_tokens;
-    config.max_length = 4096;
-    return config;
 }
 
 const std::vector<ChatMessage> kTalk{{"user", std::string(150, 'q')}};
