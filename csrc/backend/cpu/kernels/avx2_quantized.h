@@ -15,7 +15,8 @@ namespace {
 // multiply. There are no horizontal sums, the result is eight neighbours of y, and each lane adds its row's
 // blocks one after another:
 //     acc += d * (dx * dot(q, qx) - offset * sx)  or  acc += d * (dx * dot(q, qx)); acc += m * sx.
-// A lane knows nothing of the others, so an element is the same in any tile.
+// A lane knows nothing of the others, so an element is the same in any tile. A single row of x meets the rows
+// of W as they lie (RowPairs): the dot products are the same integers, and so is what becomes of them.
 
 constexpr int kGroup = 8;    // rows of W in a vector
 constexpr int kVectors = 8;  // vectors of a block: 32 elements, 4 a lane
@@ -25,19 +26,33 @@ struct Group {
     __m256 d, m;
 };
 
+// The same block not transposed: of rows i and i + 4, in the halves of a vector, lo[i] holds elements 0 .. 15
+// and hi[i] elements 16 .. 31.
+constexpr int kPairs = kGroup / 2;
+
+struct RowPairs {
+    __m256i lo[kPairs], hi[kPairs];
+    __m256 d, m;
+};
+
 struct RowPointers {
     const uint8_t* first;
     int64_t stride;  // 0 repeats one row in all lanes
     const uint8_t* operator[](int i) const { return first + i * stride; }
 };
 
+// out[i]: the 16 bytes at rows i's and i + 4's p + offset.
+CHATGLM_INLINE void load_pairs(RowPointers p, int64_t offset, __m256i out[kPairs]) {
+    for (int i = 0; i < kPairs; ++i) {
+        out[i] = _mm256_inserti128_si256(_mm256_castsi128_si256(load16(p[i] + offset)),
+                                         load16(p[i + kPairs] + offset), 1);
+    }
+}
+
 // out[t]: bytes 4t .. 4t+3 of the 16 at each of the eight rows' p + offset.
 CHATGLM_INLINE void transpose16(RowPointers p, int64_t offset, __m256i out[4]) {
-    __m256i a[4];
-    for (int i = 0; i < 4; ++i) {
-        a[i] = _mm256_inserti128_si256(_mm256_castsi128_si256(load16(p[i] + offset)),
-                                       load16(p[i + 4] + offset), 1);
-    }
+    __m256i a[kPairs];
+    load_pairs(p, offset, a);
     const __m256i ab_lo = _mm256_unpacklo_epi32(a[0], a[1]), ab_hi = _mm256_unpackhi_epi32(a[0], a[1]);
     const __m256i cd_lo = _mm256_unpacklo_epi32(a[2], a[3]), cd_hi = _mm256_unpackhi_epi32(a[2], a[3]);
     out[0] = _mm256_unpacklo_epi64(ab_lo, cd_lo);
@@ -68,18 +83,28 @@ CHATGLM_INLINE __m256i load_words(RowPointers p, int64_t offset) {
     return _mm256_inserti128_si256(_mm256_castsi128_si256(lo), hi, 1);
 }
 
-CHATGLM_INLINE void load_nibbles(RowPointers p, int64_t offset, __m256i q[kVectors]) {
+// The lower and the upper four bits of the bytes.
+CHATGLM_INLINE void split_nibbles(const __m256i bytes[4], __m256i lo[4], __m256i hi[4]) {
     const __m256i mask = _mm256_set1_epi8(15);
-    __m256i bytes[4];
-    transpose16(p, offset, bytes);
-    for (int t = 0; t < 4; ++t) {
-        q[t] = _mm256_and_si256(bytes[t], mask);
-        q[t + 4] = _mm256_and_si256(_mm256_srli_epi16(bytes[t], 4), mask);
+    for (int i = 0; i < 4; ++i) {
+        lo[i] = _mm256_and_si256(bytes[i], mask);
+        hi[i] = _mm256_and_si256(_mm256_srli_epi16(bytes[i], 4), mask);
     }
 }
 
-// Adds 16 to element j of q where bit j of the row's word is set.
-CHATGLM_INLINE void add_fifth_bits(__m256i words, __m256i q[kVectors]) {
+CHATGLM_INLINE void load_nibbles(RowPointers p, int64_t offset, Group& g) {
+    __m256i bytes[4];
+    transpose16(p, offset, bytes);
+    split_nibbles(bytes, g.q, g.q + 4);
+}
+CHATGLM_INLINE void load_nibbles(RowPointers p, int64_t offset, RowPairs& w) {
+    __m256i bytes[kPairs];
+    load_pairs(p, offset, bytes);
+    split_nibbles(bytes, w.lo, w.hi);
+}
+
+// Adds 16 to element j of a row where bit j of its word is set.
+CHATGLM_INLINE void add_fifth_bits(__m256i words, Group& g) {
     const __m256i sixteen = _mm256_set1_epi8(16);
     for (int byte = 0; byte < 4; ++byte) {
         const __m256i in_lane =
@@ -89,51 +114,54 @@ CHATGLM_INLINE void add_fifth_bits(__m256i words, __m256i q[kVectors]) {
         for (int half = 0; half < 2; ++half) {
             const __m256i bits = _mm256_set1_epi32(half ? static_cast<int>(0x80402010u) : 0x08040201);
             const __m256i set = _mm256_cmpeq_epi8(_mm256_and_si256(spread, bits), bits);
-            __m256i& v = q[2 * byte + half];
-            v = _mm256_or_si256(v, _mm256_and_si256(set, sixteen));
+            __m256i& q = g.q[2 * byte + half];
+            q = _mm256_or_si256(q, _mm256_and_si256(set, sixteen));
         }
     }
 }
 
-// kOffset: taken from each q; kHasMin: adds m; kRun: how many products of two byte pairs fit one 16-bit sum,
-// levels * 127 * 2 each: 8 * 15 * 127 * 2 = 30480 and 4 * 31 * 127 * 2 = 31496 are below 32768.
+// kOffset: taken from each q, a power of two; kHasMin: adds m; kRun: how many products of two byte pairs fit one
+// 16-bit sum, levels * 127 * 2 each: 8 * 15 * 127 * 2 = 30480 and 4 * 31 * 127 * 2 = 31496 are below 32768.
+// kPaired: a single row of x meets RowPairs; of five bits they are dearer to unpack than transposed rows.
 struct Q4_0 {
     static constexpr int kBytes = sizeof(BlockQ4_0), kOffset = 8, kRun = 8;
-    static constexpr bool kHasMin = false, kSigned = false;
-    CHATGLM_INLINE void load(RowPointers p, int64_t at, Group& g) {
-        g.d = load_halves(p, at);
-        load_nibbles(p, at + 2, g.q);
+    static constexpr bool kHasMin = false, kSigned = false, kPaired = true;
+    template <class W>
+    CHATGLM_INLINE void load(RowPointers p, int64_t at, W& w) {
+        w.d = load_halves(p, at);
+        load_nibbles(p, at + 2, w);
     }
 };
 
 struct Q4_1 {
     static constexpr int kBytes = sizeof(BlockQ4_1), kOffset = 0, kRun = 8;
-    static constexpr bool kHasMin = true, kSigned = false;
-    CHATGLM_INLINE void load(RowPointers p, int64_t at, Group& g) {
-        g.d = load_halves(p, at);
-        g.m = load_halves(p, at + 2);
-        load_nibbles(p, at + 4, g.q);
+    static constexpr bool kHasMin = true, kSigned = false, kPaired = true;
+    template <class W>
+    CHATGLM_INLINE void load(RowPointers p, int64_t at, W& w) {
+        w.d = load_halves(p, at);
+        w.m = load_halves(p, at + 2);
+        load_nibbles(p, at + 4, w);
     }
 };
 
 struct Q5_0 {
     static constexpr int kBytes = sizeof(BlockQ5_0), kOffset = 16, kRun = 4;
-    static constexpr bool kHasMin = false, kSigned = false;
+    static constexpr bool kHasMin = false, kSigned = false, kPaired = false;
     CHATGLM_INLINE void load(RowPointers p, int64_t at, Group& g) {
         g.d = load_halves(p, at);
-        load_nibbles(p, at + 6, g.q);
-        add_fifth_bits(load_words(p, at + 2), g.q);
+        load_nibbles(p, at + 6, g);
+        add_fifth_bits(load_words(p, at + 2), g);
     }
 };
 
 struct Q5_1 {
     static constexpr int kBytes = sizeof(BlockQ5_1), kOffset = 0, kRun = 4;
-    static constexpr bool kHasMin = true, kSigned = false;
+    static constexpr bool kHasMin = true, kSigned = false, kPaired = false;
     CHATGLM_INLINE void load(RowPointers p, int64_t at, Group& g) {
         g.d = load_halves(p, at);
         g.m = load_halves(p, at + 2);
-        load_nibbles(p, at + 8, g.q);
-        add_fifth_bits(load_words(p, at + 4), g.q);
+        load_nibbles(p, at + 8, g);
+        add_fifth_bits(load_words(p, at + 4), g);
     }
 };
 
@@ -157,11 +185,16 @@ CHATGLM_INLINE __m256i widen_odd(__m256i v) {
 
 struct Q8_0 {
     static constexpr int kBytes = sizeof(BlockQ8_0), kOffset = 0, kRun = 1;
-    static constexpr bool kHasMin = false, kSigned = true;
+    static constexpr bool kHasMin = false, kSigned = true, kPaired = true;
     CHATGLM_INLINE void load(RowPointers p, int64_t at, Group& g) {
         g.d = load_halves(p, at);
         transpose16(p, at + 2, g.q);
         transpose16(p, at + 18, g.q + 4);
+    }
+    CHATGLM_INLINE void load(RowPointers p, int64_t at, RowPairs& w) {
+        w.d = load_halves(p, at);
+        load_pairs(p, at + 2, w.lo);
+        load_pairs(p, at + 18, w.hi);
     }
     CHATGLM_INLINE void load(RowPointers p, int64_t at, ShiftedGroup& g) {
         load(p, at, static_cast<Group&>(g));
@@ -192,25 +225,22 @@ CHATGLM_INLINE __m256i multiply(__m256i q, __m256i x) {
     return _mm256_maddubs_epi16(q, x);
 }
 
-// One block's contribution to acc, given its integer dot products.
+// One block's contribution to acc, given its integer dot products. sx is that of the block, times the offset
+// where there is one.
 template <class Q>
-CHATGLM_INLINE __m256 add_block(__m256 acc, __m256i dot, __m256 d, __m256 m, const float* dx,
-                                const float* sx) {
-    __m256 v = _mm256_mul_ps(_mm256_broadcast_ss(dx), _mm256_cvtepi32_ps(dot));
-    if constexpr (Q::kOffset != 0) {
-        v = _mm256_fnmadd_ps(_mm256_broadcast_ss(sx), _mm256_set1_ps(static_cast<float>(Q::kOffset)), v);
-    }
-    acc = _mm256_fmadd_ps(d, v, acc);
-    if constexpr (Q::kHasMin) acc = _mm256_fmadd_ps(m, _mm256_broadcast_ss(sx), acc);
+CHATGLM_INLINE __m256 add_block(__m256 acc, __m256i dot, __m256 d, __m256 m, __m256 dx, __m256 sx) {
+    const __m256 products = _mm256_cvtepi32_ps(dot);
+    if constexpr (Q::kOffset != 0) return _mm256_fmadd_ps(d, _mm256_fmsub_ps(dx, products, sx), acc);
+    acc = _mm256_fmadd_ps(d, _mm256_mul_ps(dx, products), acc);
+    if constexpr (Q::kHasMin) acc = _mm256_fmadd_ps(m, sx, acc);
     return acc;
 }
 
-// dot[g][r]: a block of G groups times R rows of x; x + r * x_stride is the block's first element.
+// dot[g][r]: a block of G groups times R rows of x; x[r] is the block's first element.
 #ifdef CHATGLM_DPBUSD
 // The products are added to dot.
 template <class Q, int G, int R>
-CHATGLM_INLINE void add_products(const __m256i* const q[G], const int8_t* x, int64_t x_stride,
-                                 __m256i dot[G][R]) {
+CHATGLM_INLINE void add_products(const __m256i* const q[G], const int8_t* const x[R], __m256i dot[G][R]) {
     CHATGLM_UNROLL
     for (int t = 0; t < kVectors; ++t) {
         __m256i w[G], magnitude[G];
@@ -219,7 +249,7 @@ CHATGLM_INLINE void add_products(const __m256i* const q[G], const int8_t* x, int
             magnitude[g] = Q::kSigned ? _mm256_abs_epi8(w[g]) : w[g];
         }
         for (int r = 0; r < R; ++r) {
-            const __m256i v = broadcast4(x + r * x_stride + 4 * t);
+            const __m256i v = broadcast4(x[r] + 4 * t);
             for (int g = 0; g < G; ++g) {
                 const __m256i signed_x = Q::kSigned ? _mm256_sign_epi8(v, w[g]) : v;  // x is never -128
                 dot[g][r] = CHATGLM_DPBUSD(dot[g][r], magnitude[g], signed_x);
@@ -230,17 +260,20 @@ CHATGLM_INLINE void add_products(const __m256i* const q[G], const int8_t* x, int
 }
 
 template <class Q, int G, int R>
-CHATGLM_INLINE void dot_block(const __m256i* const q[G], const int8_t* x, int64_t x_stride,
-                              __m256i dot[G][R]) {
+CHATGLM_INLINE void dot_block(const __m256i* const q[G], const int8_t* const x[R], __m256i dot[G][R]) {
     for (int g = 0; g < G; ++g) {
         for (int r = 0; r < R; ++r) dot[g][r] = _mm256_setzero_si256();
     }
-    add_products<Q, G, R>(q, x, x_stride, dot);
+    add_products<Q, G, R>(q, x, dot);
 }
 #else
 template <class Q, int G, int R>
-CHATGLM_INLINE void dot_block(const __m256i* const q[G], const int8_t* x, int64_t x_stride,
-                              __m256i dot[G][R]) {
+CHATGLM_INLINE void dot_block(const __m256i* const q[G], const int8_t* const x[R], __m256i dot[G][R]) {
+    if constexpr (Q::kRun != kVectors) {
+        for (int g = 0; g < G; ++g) {
+            for (int r = 0; r < R; ++r) dot[g][r] = _mm256_setzero_si256();
+        }
+    }
     for (int run = 0; run < kVectors; run += Q::kRun) {
         __m256i sums[G][R];
         CHATGLM_UNROLL
@@ -248,7 +281,7 @@ CHATGLM_INLINE void dot_block(const __m256i* const q[G], const int8_t* x, int64_
             __m256i w[G];
             for (int g = 0; g < G; ++g) w[g] = q[g][t];
             for (int r = 0; r < R; ++r) {
-                const __m256i v = broadcast4(x + r * x_stride + 4 * t);
+                const __m256i v = broadcast4(x[r] + 4 * t);
                 for (int g = 0; g < G; ++g) {
                     const __m256i product = multiply<Q>(w[g], v);
                     sums[g][r] = t == run ? product : _mm256_add_epi16(sums[g][r], product);
@@ -259,16 +292,76 @@ CHATGLM_INLINE void dot_block(const __m256i* const q[G], const int8_t* x, int64_
         for (int g = 0; g < G; ++g) {
             for (int r = 0; r < R; ++r) {
                 const __m256i wide = widen_pairs(sums[g][r]);
-                dot[g][r] = run == 0 ? wide : _mm256_add_epi32(dot[g][r], wide);
+                dot[g][r] = Q::kRun == kVectors ? wide : _mm256_add_epi32(dot[g][r], wide);
             }
         }
     }
 }
 #endif
 
+// Sums of neighbours in a and b, in units of 32 bits, whose elements the four lanes of a half hold alternately:
+// a, b, a, b. Sums of 16 bits stay two apart.
+template <bool kWide>
+CHATGLM_INLINE __m256i merge(__m256i a, __m256i b) {
+    const __m256i lo = _mm256_unpacklo_epi32(a, b), hi = _mm256_unpackhi_epi32(a, b);
+    return kWide ? _mm256_add_epi32(lo, hi) : _mm256_add_epi16(lo, hi);
+}
+template <bool kWide>
+CHATGLM_INLINE __m256i merge_again(__m256i ab, __m256i cd) {
+    const __m256i lo = _mm256_unpacklo_epi64(ab, cd), hi = _mm256_unpackhi_epi64(ab, cd);
+    return kWide ? _mm256_add_epi32(lo, hi) : _mm256_add_epi16(lo, hi);
+}
+
+// The dot products of a block of eight rows, a row a lane, with the 32 bytes at x. Horizontal sums cost less
+// than transposing eight rows for one row of x does, and x is two loads instead of eight.
+template <class Q>
+CHATGLM_INLINE __m256i dot_pairs(const RowPairs& w, const int8_t* x) {
+    const auto* halves = reinterpret_cast<const __m128i*>(x);
+    const __m256i x_lo = _mm256_broadcastsi128_si256(_mm_loadu_si128(halves));
+    const __m256i x_hi = _mm256_broadcastsi128_si256(_mm_loadu_si128(halves + 1));
+    __m256i v[kPairs];
+#ifdef CHATGLM_DPBUSD
+    for (int i = 0; i < kPairs; ++i) {
+        const __m256i lo = Q::kSigned ? _mm256_abs_epi8(w.lo[i]) : w.lo[i];
+        const __m256i hi = Q::kSigned ? _mm256_abs_epi8(w.hi[i]) : w.hi[i];
+        v[i] = CHATGLM_DPBUSD(_mm256_setzero_si256(), lo, Q::kSigned ? _mm256_sign_epi8(x_lo, w.lo[i]) : x_lo);
+        v[i] = CHATGLM_DPBUSD(v[i], hi, Q::kSigned ? _mm256_sign_epi8(x_hi, w.hi[i]) : x_hi);
+    }
+    return merge_again<true>(merge<true>(v[0], v[1]), merge<true>(v[2], v[3]));
+#else
+    for (int i = 0; i < kPairs; ++i) {
+        const __m256i lo = multiply<Q>(w.lo[i], x_lo), hi = multiply<Q>(w.hi[i], x_hi);
+        v[i] = Q::kSigned ? _mm256_add_epi32(widen_pairs(lo), widen_pairs(hi)) : _mm256_add_epi16(lo, hi);
+    }
+    const __m256i a = merge<Q::kSigned>(v[0], v[1]), b = merge<Q::kSigned>(v[2], v[3]);
+    const __m256i sums = merge_again<Q::kSigned>(a, b);
+    return Q::kSigned ? sums : widen_pairs(sums);
+#endif
+}
+
 // Up to kStreamRows rows of x: the weights are unpacked in registers and used at once, R times. acc[r] are
 // eight neighbours of y in row `row` + r.
 constexpr int kStreamRows = 3;
+
+// How W is held, and a block's dot products of a group with R rows of x.
+template <class Q, bool kPaired>
+struct Stream {
+    using W = Group;
+    template <int R>
+    CHATGLM_INLINE void dot(const W& w, const int8_t* const x[R], __m256i sums[1][R]) {
+        const __m256i* q = w.q;
+        dot_block<Q, 1, R>(&q, x, sums);
+    }
+};
+
+template <class Q>
+struct Stream<Q, true> {
+    using W = RowPairs;
+    template <int R>
+    CHATGLM_INLINE void dot(const W& w, const int8_t* const x[R], __m256i sums[1][R]) {
+        sums[0][0] = dot_pairs<Q>(w, x[0]);
+    }
+};
 
 template <class Q, int R>
 CHATGLM_INLINE void stream_group(const MatmulArgs& args, RowPointers p, int64_t row, __m256 acc[R]) {
@@ -280,14 +373,17 @@ CHATGLM_INLINE void stream_group(const MatmulArgs& args, RowPointers p, int64_t 
     for (int r = 0; r < R; ++r) acc[r] = _mm256_setzero_ps();
     for (int64_t b = 0; b < n_blocks; ++b) {
         prefetch(ahead + static_cast<uintptr_t>(b * kGroup * Q::kBytes), kGroup * Q::kBytes);
-        Group group;
-        Q::load(p, b * Q::kBytes, group);
-        const __m256i* q = group.q;
+        typename Stream<Q, R == 1 && Q::kPaired>::W w;
+        Q::load(p, b * Q::kBytes, w);
+        const int8_t* rows[R];
+        for (int r = 0; r < R; ++r) rows[r] = x + r * args.n_cols + b * kBlockSize;
         __m256i dot[1][R];
-        dot_block<Q, 1, R>(&q, x + b * kBlockSize, args.n_cols, dot);
+        Stream<Q, R == 1 && Q::kPaired>::template dot<R>(w, rows, dot);
         for (int r = 0; r < R; ++r) {
-            acc[r] = add_block<Q>(acc[r], dot[0][r], group.d, group.m, dx + r * n_blocks + b,
-                                  sx + r * n_blocks + b);
+            __m256 s = _mm256_broadcast_ss(sx + r * n_blocks + b);
+            if constexpr (Q::kOffset != 0) s = _mm256_mul_ps(s, _mm256_set1_ps(static_cast<float>(Q::kOffset)));
+            acc[r] =
+                add_block<Q>(acc[r], dot[0][r], w.d, w.m, _mm256_broadcast_ss(dx + r * n_blocks + b), s);
         }
     }
 }
@@ -328,15 +424,28 @@ template <class Q, bool kSigned = Q::kSigned>
 struct Tiles {
     static constexpr int kChunk = 32;  // 32 blocks * 2 groups * 320 bytes = 20 KB
     using W = Group;
-    struct X {};  // as it is
+    // The sums of x times the offset, where there is one: (R, kChunk).
+    struct X {
+        alignas(32) float sx[kTileRows][kChunk];
+    };
     template <int R>
-    CHATGLM_INLINE void load(X&, const int8_t*, const float*, const float*, int64_t, int) {}
+    CHATGLM_INLINE void load(X& x, const int8_t*, const float*, const float* sx, int64_t n_blocks,
+                             int n_chunk) {
+        if constexpr (Q::kOffset == 0) return;
+        const __m256 offset = _mm256_set1_ps(static_cast<float>(Q::kOffset));
+        for (int r = 0; r < R; ++r) {
+            for (int b = 0; b < n_chunk; b += 8) {
+                const int n = n_chunk - b < 8 ? n_chunk - b : 8;
+                _mm256_store_ps(x.sx[r] + b, _mm256_mul_ps(offset, load_tail(sx + r * n_blocks + b, n)));
+            }
+        }
+    }
     template <int G, int R>
-    CHATGLM_INLINE void dot(const W* const w[G], const X&, const int8_t* x, int64_t x_stride, int b,
+    CHATGLM_INLINE void dot(const W* const w[G], const X&, const int8_t* const x[R], int,
                             __m256i sums[G][R]) {
         const __m256i* q[G];
         for (int g = 0; g < G; ++g) q[g] = w[g]->q;
-        dot_block<Q, G, R>(q, x + b * kBlockSize, x_stride, sums);
+        dot_block<Q, G, R>(q, x, sums);
     }
 };
 
@@ -369,14 +478,14 @@ struct Tiles<Q, true> {
         }
     }
     template <int G, int R>
-    CHATGLM_INLINE void dot(const W* const w[G], const X& x, const int8_t* xq, int64_t x_stride, int b,
+    CHATGLM_INLINE void dot(const W* const w[G], const X& x, const int8_t* const xq[R], int b,
                             __m256i sums[G][R]) {
         const __m256i* q[G];
         for (int g = 0; g < G; ++g) {
             q[g] = w[g]->q;
             for (int r = 0; r < R; ++r) sums[g][r] = _mm256_set1_epi32(x.start[r][b]);
         }
-        add_products<Unsigned, G, R>(q, xq + b * kBlockSize, x_stride, sums);
+        add_products<Unsigned, G, R>(q, xq, sums);
     }
 };
 #else
@@ -403,7 +512,7 @@ struct Tiles<Q, true> {
         }
     }
     template <int G, int R>
-    CHATGLM_INLINE void dot(const W* const w[G], const X& x, const int8_t*, int64_t, int b,
+    CHATGLM_INLINE void dot(const W* const w[G], const X& x, const int8_t* const*, int b,
                             __m256i sums[G][R]) {
         for (int g = 0; g < G; ++g) {
             for (int r = 0; r < R; ++r) sums[g][r] = _mm256_setzero_si256();
@@ -426,16 +535,39 @@ struct Tiles<Q, true> {
 };
 #endif
 
+// A block's scale or sum of up to four rows of x: each is an address that an instruction can compute.
+struct BlockNumbers {
+    uintptr_t first;
+    int64_t stride, stride3;  // bytes
+
+    BlockNumbers(const float* first_row, int64_t n_blocks)
+        : first(reinterpret_cast<uintptr_t>(first_row)),
+          stride(n_blocks * static_cast<int64_t>(sizeof(float))),
+          stride3(3 * stride) {
+        CHATGLM_OPAQUE(stride);
+        CHATGLM_OPAQUE(stride3);
+    }
+    __m256 operator[](int r) const {
+        const int64_t offset = r == 0 ? 0 : r == 1 ? stride : r == 2 ? 2 * stride : stride3;
+        return _mm256_broadcast_ss(reinterpret_cast<const float*>(first + static_cast<uintptr_t>(offset)));
+    }
+    void next() {
+        first += sizeof(float);
+        CHATGLM_OPAQUE(first);
+    }
+};
+
 template <class Q, int G, int R>
 void tile(const MatmulArgs& args, const typename Tiles<Q>::W (*w)[Tiles<Q>::kChunk], int64_t block,
           int n_chunk, int64_t n, int64_t row) {
     const int64_t n_blocks = args.n_cols / kBlockSize;
-    const int8_t* x = args.xq.q + row * args.n_cols + block * kBlockSize;
+    const int8_t* x[R];
+    for (int r = 0; r < R; ++r) x[r] = args.xq.q + (row + r) * args.n_cols + block * kBlockSize;
     const float* dx = args.xq.d + row * n_blocks + block;
     const float* sx = args.xq.s + row * n_blocks + block;
     float* y = args.y + row * args.y_stride + n;
-    typename Tiles<Q>::X x_wide;
-    Tiles<Q>::template load<R>(x_wide, x, dx, sx, n_blocks, n_chunk);
+    typename Tiles<Q>::X x_tile;
+    Tiles<Q>::template load<R>(x_tile, x[0], dx, sx, n_blocks, n_chunk);
     __m256 acc[G][R];
     for (int g = 0; g < G; ++g) {
         for (int r = 0; r < R; ++r) {
@@ -443,17 +575,24 @@ void tile(const MatmulArgs& args, const typename Tiles<Q>::W (*w)[Tiles<Q>::kChu
                 block == 0 ? _mm256_setzero_ps() : _mm256_loadu_ps(y + r * args.y_stride + g * kGroup);
         }
     }
+    BlockNumbers scales(dx, n_blocks), block_sums(sx, n_blocks);
     for (int b = 0; b < n_chunk; ++b) {
-        const typename Tiles<Q>::W* q[G];
-        for (int g = 0; g < G; ++g) q[g] = &w[g][b];
+        const typename Tiles<Q>::W* group[G];
+        for (int g = 0; g < G; ++g) group[g] = &w[g][b];
         __m256i dot[G][R];
-        Tiles<Q>::template dot<G, R>(q, x_wide, x, args.n_cols, b, dot);
-        for (int g = 0; g < G; ++g) {
-            for (int r = 0; r < R; ++r) {
-                acc[g][r] = add_block<Q>(acc[g][r], dot[g][r], w[g][b].d, w[g][b].m, dx + r * n_blocks + b,
-                                         sx + r * n_blocks + b);
+        Tiles<Q>::template dot<G, R>(group, x_tile, x, b, dot);
+        for (int r = 0; r < R; ++r) {
+            __m256 s = _mm256_setzero_ps();
+            if constexpr (Q::kOffset != 0) s = _mm256_broadcast_ss(&x_tile.sx[r][b]);
+            if constexpr (Q::kHasMin) s = block_sums[r];
+            for (int g = 0; g < G; ++g) {
+                acc[g][r] = add_block<Q>(acc[g][r], dot[g][r], group[g]->d, group[g]->m, scales[r], s);
             }
+            x[r] += kBlockSize;
+            CHATGLM_OPAQUE(x[r]);
         }
+        scales.next();
+        block_sums.next();
     }
     for (int g = 0; g < G; ++g) {
         for (int r = 0; r < R; ++r) _mm256_storeu_ps(y + r * args.y_stride + g * kGroup, acc[g][r]);
@@ -499,6 +638,22 @@ void tile_range(const MatmulArgs& args, int64_t block, int64_t begin, int64_t en
 }
 
 constexpr int64_t kResident = 1 << 18;  // bytes of x that stay in the second-level cache
+// Rows of x at once where there are more: their chunk and the sums of all rows of W stay there, too.
+constexpr int64_t kSlab = 128;
+
+// Rows of W up to `end`, whole groups. Few rows of x: W is what must be read only once and from end to end.
+// Many: all of W's rows meet a chunk of x before the next, so that x is read once.
+template <class Q>
+void tile_slab(const MatmulArgs& args, int64_t end) {
+    const int64_t n_blocks = args.n_cols / kBlockSize;
+    const bool by_rows = args.n_rows * args.n_cols <= kResident;
+    const int64_t step = by_rows ? kTileGroups * kGroup : end - args.row_begin;
+    for (int64_t n = args.row_begin; n < end; n += step) {
+        for (int64_t block = 0; block < n_blocks; block += Tiles<Q>::kChunk) {
+            tile_range<Q>(args, block, n, n + step < end ? n + step : end, by_rows);
+        }
+    }
+}
 
 template <class Q>
 void matmul_quantized(const MatmulArgs& args) {
@@ -506,15 +661,16 @@ void matmul_quantized(const MatmulArgs& args) {
     int64_t tiled_end = args.row_begin;  // rows of W up to here are done by tiles
     if (args.n_rows > kStreamRows && n_blocks > 0) {
         tiled_end += (args.row_end - args.row_begin) / kGroup * kGroup;
-        // Few rows of x: W is what must be read only once and from end to end. Many: all of W's rows meet a
-        // chunk of x before the next, so that x is read once.
-        const bool by_rows = args.n_rows * args.n_cols <= kResident;
-        const int64_t step = by_rows ? kTileGroups * kGroup : tiled_end - args.row_begin;
-        for (int64_t n = args.row_begin; n < tiled_end; n += step) {
-            const int64_t end = n + step < tiled_end ? n + step : tiled_end;
-            for (int64_t block = 0; block < n_blocks; block += Tiles<Q>::kChunk) {
-                tile_range<Q>(args, block, n, end, by_rows);
-            }
+        const int64_t n_slabs = (args.n_rows + kSlab - 1) / kSlab;
+        const int64_t per_slab = (args.n_rows / n_slabs + kTileRows - 1) / kTileRows * kTileRows;
+        for (int64_t row = 0; row < args.n_rows; row += per_slab) {
+            MatmulArgs slab = args;
+            slab.n_rows = per_slab < args.n_rows - row ? per_slab : args.n_rows - row;
+            slab.xq.q += row * args.n_cols;
+            slab.xq.d += row * n_blocks;
+            slab.xq.s += row * n_blocks;
+            slab.y += row * args.y_stride;
+            tile_slab<Q>(slab, tiled_end);
         }
     }
     if (tiled_end < args.row_end) stream_rows<Q>(args, tiled_end, args.row_end);

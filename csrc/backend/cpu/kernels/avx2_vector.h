@@ -13,12 +13,16 @@
 #define CHATGLM_NOINLINE __declspec(noinline)
 #define CHATGLM_UNROLL
 #define CHATGLM_PIN(v)
+#define CHATGLM_OPAQUE(v)
 #else
 #define CHATGLM_INLINE static inline __attribute__((always_inline))
 #define CHATGLM_NOINLINE __attribute__((noinline))
 // Holds v in a register at this point. GCC would otherwise move the additions of an integer sum behind all of
 // its products, which then go through the stack.
 #define CHATGLM_PIN(v) __asm__("" : "+x"(v))
+// Hides where a number or a pointer comes from. GCC would otherwise compute addresses anew that registers and
+// addressing modes already hold.
+#define CHATGLM_OPAQUE(v) __asm__("" : "+r"(v))
 #if defined(__clang__)
 #define CHATGLM_UNROLL _Pragma("unroll")
 #else
