@@ -120,9 +120,10 @@ CHATGLM_INLINE void add_fifth_bits(__m256i words, Group& g) {
     }
 }
 
-// kOffset: taken from each q, a power of two; kHasMin: adds m; kRun: how many products of two byte pairs fit one
-// 16-bit sum, levels * 127 * 2 each: 8 * 15 * 127 * 2 = 30480 and 4 * 31 * 127 * 2 = 31496 are below 32768.
-// kPaired: a single row of x meets RowPairs; of five bits they are dearer to unpack than transposed rows.
+// kOffset: taken from each q, a power of two; kHasMin: adds m; kRun: how many products of two byte pairs fit
+// one 16-bit sum, levels * 127 * 2 each: 8 * 15 * 127 * 2 = 30480 and 4 * 31 * 127 * 2 = 31496 are below
+// 32768. kPaired: a single row of x meets RowPairs; of five bits they are dearer to unpack than transposed
+// rows.
 struct Q4_0 {
     static constexpr int kBytes = sizeof(BlockQ4_0), kOffset = 8, kRun = 8;
     static constexpr bool kHasMin = false, kSigned = false, kPaired = true;
@@ -299,8 +300,8 @@ CHATGLM_INLINE void dot_block(const __m256i* const q[G], const int8_t* const x[R
 }
 #endif
 
-// Sums of neighbours in a and b, in units of 32 bits, whose elements the four lanes of a half hold alternately:
-// a, b, a, b. Sums of 16 bits stay two apart.
+// Sums of neighbours in a and b, in units of 32 bits, whose elements the four lanes of a half hold
+// alternately: a, b, a, b. Sums of 16 bits stay two apart.
 template <bool kWide>
 CHATGLM_INLINE __m256i merge(__m256i a, __m256i b) {
     const __m256i lo = _mm256_unpacklo_epi32(a, b), hi = _mm256_unpackhi_epi32(a, b);
@@ -324,7 +325,8 @@ CHATGLM_INLINE __m256i dot_pairs(const RowPairs& w, const int8_t* x) {
     for (int i = 0; i < kPairs; ++i) {
         const __m256i lo = Q::kSigned ? _mm256_abs_epi8(w.lo[i]) : w.lo[i];
         const __m256i hi = Q::kSigned ? _mm256_abs_epi8(w.hi[i]) : w.hi[i];
-        v[i] = CHATGLM_DPBUSD(_mm256_setzero_si256(), lo, Q::kSigned ? _mm256_sign_epi8(x_lo, w.lo[i]) : x_lo);
+        v[i] =
+            CHATGLM_DPBUSD(_mm256_setzero_si256(), lo, Q::kSigned ? _mm256_sign_epi8(x_lo, w.lo[i]) : x_lo);
         v[i] = CHATGLM_DPBUSD(v[i], hi, Q::kSigned ? _mm256_sign_epi8(x_hi, w.hi[i]) : x_hi);
     }
     return merge_again<true>(merge<true>(v[0], v[1]), merge<true>(v[2], v[3]));
@@ -381,9 +383,9 @@ CHATGLM_INLINE void stream_group(const MatmulArgs& args, RowPointers p, int64_t 
         Stream<Q, R == 1 && Q::kPaired>::template dot<R>(w, rows, dot);
         for (int r = 0; r < R; ++r) {
             __m256 s = _mm256_broadcast_ss(sx + r * n_blocks + b);
-            if constexpr (Q::kOffset != 0) s = _mm256_mul_ps(s, _mm256_set1_ps(static_cast<float>(Q::kOffset)));
-            acc[r] =
-                add_block<Q>(acc[r], dot[0][r], w.d, w.m, _mm256_broadcast_ss(dx + r * n_blocks + b), s);
+            if constexpr (Q::kOffset != 0)
+                s = _mm256_mul_ps(s, _mm256_set1_ps(static_cast<float>(Q::kOffset)));
+            acc[r] = add_block<Q>(acc[r], dot[0][r], w.d, w.m, _mm256_broadcast_ss(dx + r * n_blocks + b), s);
         }
     }
 }

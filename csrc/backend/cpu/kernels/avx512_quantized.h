@@ -357,6 +357,27 @@ CHATGLM_NOINLINE void stream(const MatmulArgs& args, const Pass& pass) {
     }
 }
 
+// Up to twice as many: half of them meet a run of W, then the other half, which has it in the nearest caches.
+// Unpacking it again costs less than keeping it unpacked does.
+constexpr int64_t kTurn = 2 * kGroup;  // rows of W
+
+template <class Q>
+void stream_in_turns(const MatmulArgs& args, const Pass& pass) {
+    const int64_t n_parts = (pass.n_rows + kStreamRows - 1) / kStreamRows;
+    MatmulArgs run = args;
+    for (int64_t n = args.row_begin; n < args.row_end; n += kTurn) {
+        run.row_begin = n;
+        run.row_end = n + kTurn < args.row_end ? n + kTurn : args.row_end;
+        for (int64_t i = 0; i < n_parts; ++i) {
+            Pass part = pass;
+            part.row = pass.row + pass.n_rows * i / n_parts;
+            part.n_rows = pass.row + pass.n_rows * (i + 1) / n_parts - part.row;
+            part.start = pass.start + (part.row - pass.row) * pass.n_blocks;
+            with_count(part.n_rows, [&](auto count) { stream<Q, decltype(count)::value>(run, part); });
+        }
+    }
+}
+
 // One row of x meets the rows of W as they lie: adding up the four sums of each row of W afterwards is less
 // work than transposing its elements before. A vector holds two blocks of eight rows, not one of sixteen, as
 // memory is read faster along fewer rows.
@@ -481,10 +502,12 @@ void tile_groups(const MatmulArgs& args, const Pass& pass, const Rows* w, int64_
             p.advance(Q::kBytes);
         }
     }
-    const int64_t end = pass.row + pass.n_rows;
-    for (int64_t row = pass.row; row < end; row += kTileRows) {
+    // Tiles of about as many rows each: small ones are slow.
+    const int64_t n_tiles = (pass.n_rows + kTileRows - 1) / kTileRows;
+    for (int64_t i = 0; i < n_tiles; ++i) {
+        const int64_t row = pass.n_rows * i / n_tiles, end = pass.n_rows * (i + 1) / n_tiles;
         with_count(end - row, [&](auto count) {
-            tile<Q, G, decltype(count)::value>(args, pass, groups, w, begin, n_chunk, row);
+            tile<Q, G, decltype(count)::value>(args, pass, groups, w, begin, n_chunk, pass.row + row);
         });
     }
 }
@@ -550,10 +573,10 @@ void matmul_quantized(const MatmulArgs& args) {
                     continue;
                 }
             }
-            if (pass.n_rows > kStreamRows) {
+            if (pass.n_rows > 2 * kStreamRows) {
                 tile_pass<Q>(args, pass);
             } else {
-                with_count(pass.n_rows, [&](auto count) { stream<Q, decltype(count)::value>(args, pass); });
+                stream_in_turns<Q>(args, pass);
             }
         }
         pass.block += pass.n_blocks;
