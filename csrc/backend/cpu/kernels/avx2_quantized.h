@@ -476,7 +476,8 @@ void matmul_quantized(const MatmulArgs& args) {
     if (args.n_rows > kStreamRows<Q> && n_blocks > 0) {
         tiled_end += (args.row_end - args.row_begin) / kGroup * kGroup;
         const int64_t n_slabs = (args.n_rows + kSlab - 1) / kSlab;
-        const int64_t per_slab = (args.n_rows / n_slabs + kTileRows - 1) / kTileRows * kTileRows;
+        const int64_t share = (args.n_rows + n_slabs - 1) / n_slabs;
+        const int64_t per_slab = (share + kTileRows - 1) / kTileRows * kTileRows;
         for (int64_t row = 0; row < args.n_rows; row += per_slab) {
             MatmulArgs slab = args;
             slab.n_rows = per_slab < args.n_rows - row ? per_slab : args.n_rows - row;
