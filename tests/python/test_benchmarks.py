@@ -54,12 +54,30 @@ def test_a_peer_that_is_missing_is_named(model_path: Path):
 
 
 @pytest.mark.parametrize(
-    "args", [["nowhere.gguf"], ["a.gguf", "--prompts", "0"], ["a.gguf", "--old-python", "python"]]
+    "args",
+    [
+        ["nowhere.gguf"],
+        ["a.gguf", "--prompts", "0"],
+        ["a.gguf", "--threads", "1,2"],
+        ["a.gguf", "--old-python", "python"],
+    ],
 )
 def test_compare_refuses_with_a_sentence(args: list[str]):
     result = run("compare.py", *args)
     assert result.returncode in (1, 2) and "Traceback" not in result.stderr
     assert "error: " in result.stderr.strip().splitlines()[-1]
+
+
+def test_compare_keeps_what_it_measured_before_an_error(model_path: Path, tmp_path: Path):
+    target = tmp_path / "out.json"
+    target.write_text("an earlier result", encoding="utf-8")
+    fixed = ["--threads", "1", "--tokens", "1", "--rounds", "1", "--json", target]
+    assert run("compare.py", "nowhere.gguf", *fixed).returncode == 1
+    assert target.read_text(encoding="utf-8") == "an earlier result"
+    result = run("compare.py", model_path, "--prompts", "4", "--depths", 1 << 20, *fixed)
+    assert result.returncode == 1 and "beyond" in result.stderr
+    report = json.loads(target.read_text(encoding="utf-8"))
+    assert [(r["kind"], r["tokens"]) for r in report["results"]] == [("prompt", 4)]
 
 
 def test_plot_draws_what_compare_wrote(compared: tuple[Path, str], tmp_path: Path):
