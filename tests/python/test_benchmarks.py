@@ -101,6 +101,16 @@ def test_random_model_prints_sizes_and_refuses_with_a_sentence(tmp_path: Path):
     assert result.returncode == 1 and result.stderr.startswith("error: ")
 
 
+def test_old_model_file_refuses_a_file_that_is_cut_short(model_path: Path, tmp_path: Path):
+    pytest.importorskip("gguf")
+    pytest.importorskip("sentencepiece")
+    for size in (0, 100, 1000):
+        (tmp_path / "cut.gguf").write_bytes(model_path.read_bytes()[:size])
+        result = run("old_model_file.py", tmp_path / "cut.gguf", tmp_path / "old.bin")
+        assert result.returncode == 1 and result.stderr.startswith("error: "), result.stderr
+        assert not (tmp_path / "old.bin").exists()
+
+
 def test_users_prints_a_row_for_each_number_of_users(model_path: Path, tmp_path: Path):
     target = tmp_path / "users.json"
     sizes = ["--users", "1,3", "--prompt", "5", "--tokens", "4", "--rounds", "1", "--threads", "1"]
