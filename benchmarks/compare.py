@@ -78,7 +78,10 @@ def numbers(least: int) -> Callable[[str], list[int]]:
 
 
 def positive(text: str) -> int:
-    return numbers(1)(text)[0]
+    values = numbers(1)(text)
+    if len(values) > 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is more than one number")
+    return values[0]
 
 
 def main() -> None:
@@ -88,14 +91,17 @@ def main() -> None:
     sizes += [Size("reply", args.tokens, 0, batch) for batch in args.batches if batch > 1]
     try:
         with contextlib.ExitStack() as stack:
-            # Opened first: minutes of measuring shall not be lost to a wrong path.
-            file = stack.enter_context(open(args.json, "w", encoding="utf-8")) if args.json else None
+            # Opened first: minutes of measuring shall not be lost to a wrong path, nor to a later error.
+            file = stack.enter_context(open(args.json, "a", encoding="utf-8")) if args.json else None
             programs, described = start_programs(args, stack)
-            results = [compare(programs, size, args.rounds) for size in sizes]
-            if file:
-                report = {"model": args.model, "machine": machine(), "programs": described}
-                json.dump(report | {"results": results}, file, indent=2)
-                file.write("\n")
+            report = {"model": args.model, "machine": machine(), "programs": described, "results": []}
+            for size in sizes:
+                report["results"].append(compare(programs, size, args.rounds))
+                if file:
+                    file.truncate(0)
+                    json.dump(report, file, indent=2)
+                    file.write("\n")
+                    file.flush()
     except (PeerError, OSError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

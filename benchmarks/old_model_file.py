@@ -104,7 +104,7 @@ def main() -> None:
     args = parser.parse_args()
     try:
         write(args.source, args.target)
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, LookupError, ValueError) as error:
         sys.exit(f"error: {args.source} cannot be written to {args.target}: {error}")
 
 

@@ -54,12 +54,30 @@ def test_a_peer_that_is_missing_is_named(model_path: Path):
 
 
 @pytest.mark.parametrize(
-    "args", [["nowhere.gguf"], ["a.gguf", "--prompts", "0"], ["a.gguf", "--old-python", "python"]]
+    "args",
+    [
+        ["nowhere.gguf"],
+        ["a.gguf", "--prompts", "0"],
+        ["a.gguf", "--threads", "1,2"],
+        ["a.gguf", "--old-python", "python"],
+    ],
 )
 def test_compare_refuses_with_a_sentence(args: list[str]):
     result = run("compare.py", *args)
     assert result.returncode in (1, 2) and "Traceback" not in result.stderr
     assert "error: " in result.stderr.strip().splitlines()[-1]
+
+
+def test_compare_keeps_what_it_measured_before_an_error(model_path: Path, tmp_path: Path):
+    target = tmp_path / "out.json"
+    target.write_text("an earlier result", encoding="utf-8")
+    fixed = ["--threads", "1", "--tokens", "1", "--rounds", "1", "--json", target]
+    assert run("compare.py", "nowhere.gguf", *fixed).returncode == 1
+    assert target.read_text(encoding="utf-8") == "an earlier result"
+    result = run("compare.py", model_path, "--prompts", "4", "--depths", 1 << 20, *fixed)
+    assert result.returncode == 1 and "beyond" in result.stderr
+    report = json.loads(target.read_text(encoding="utf-8"))
+    assert [(r["kind"], r["tokens"]) for r in report["results"]] == [("prompt", 4)]
 
 
 def test_plot_draws_what_compare_wrote(compared: tuple[Path, str], tmp_path: Path):
@@ -81,6 +99,16 @@ def test_random_model_prints_sizes_and_refuses_with_a_sentence(tmp_path: Path):
     assert "chatglm2-6b f16: 12.49 GB" in result.stdout, result.stderr  # as the published checkpoint
     result = run("random_model.py", "chatglm2-6b", "q4_0", tmp_path / "no" / "file.gguf")
     assert result.returncode == 1 and result.stderr.startswith("error: ")
+
+
+def test_old_model_file_refuses_a_file_that_is_cut_short(model_path: Path, tmp_path: Path):
+    pytest.importorskip("gguf")
+    pytest.importorskip("sentencepiece")
+    for size in (0, 100, 1000):
+        (tmp_path / "cut.gguf").write_bytes(model_path.read_bytes()[:size])
+        result = run("old_model_file.py", tmp_path / "cut.gguf", tmp_path / "old.bin")
+        assert result.returncode == 1 and result.stderr.startswith("error: "), result.stderr
+        assert not (tmp_path / "old.bin").exists()
 
 
 def test_users_prints_a_row_for_each_number_of_users(model_path: Path, tmp_path: Path):

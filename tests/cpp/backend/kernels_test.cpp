@@ -365,6 +365,8 @@ TEST_CASE("quantized activations are the same bits in every table") {
         x[static_cast<size_t>(11 * 32 + j)] = 0x1p-130f * static_cast<float>(j);
     }
     x[10 * 32] = 127.0f;
+    fill(12, 0x1.fffffep117f);
+    fill(13, -0x1p118f);
 
     const Activations reference(*generic_kernels(), x, 1, static_cast<int64_t>(x.size()));
     CHECK(reference.q[10 * 32 + 1] == -14);
@@ -372,11 +374,14 @@ TEST_CASE("quantized activations are the same bits in every table") {
     CHECK(std::isnan(reference.d[5]));
     CHECK(std::isnan(reference.s[6]));
     CHECK(reference.d[2] == 0.0f);
-    for (size_t i = 12 * 32; i < x.size(); ++i) {
+    CHECK(std::isfinite(16 * reference.s[12]));
+    CHECK(std::isnan(reference.d[3]));
+    CHECK(std::isnan(reference.d[13]));
+    for (size_t i = 14 * 32; i < x.size(); ++i) {
         const float d = reference.d[i / 32];
         CHECK(std::fabs(d * static_cast<float>(reference.q[i]) - x[i]) <= d * 0.5001f);
     }
-    for (size_t b = 12; b < reference.s.size(); ++b) {
+    for (size_t b = 14; b < reference.s.size(); ++b) {
         int sum = 0;
         for (size_t j = 0; j < 32; ++j) sum += reference.q[b * 32 + j];
         CHECK(reference.s[b] == reference.d[b] * static_cast<float>(sum));

@@ -23,7 +23,7 @@ void quantize_row(const float* x, int64_t n, int8_t* q, float* d, float* s) {
         m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0x4e));
         m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0xb1));
         const float absmax = _mm_cvtss_f32(_mm_castsi128_ps(m));
-        if (!(absmax >= 0x1p-119f && absmax <= 3.402823466e+38f)) {
+        if (!(absmax >= 0x1p-119f && absmax < 0x1p118f)) {
             _mm256_storeu_si256(reinterpret_cast<__m256i*>(q), _mm256_setzero_si256());
             d[b] = s[b] = absmax < 0x1p-119f ? 0.0f : NAN;
             continue;

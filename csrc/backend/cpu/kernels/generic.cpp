@@ -98,10 +98,9 @@ void matmul_quantized(const MatmulArgs& args) {
 }
 
 // Blocks that 8 bits cannot hold: a value that is not finite makes d and s NaN, so that the error shows in
-// every output instead of vanishing; below 2^-119 d would be a denormal and 1 / d infinite, so the block
-// counts as zeros.
-constexpr uint32_t kInfinityBits = 0x7f800000u;
-constexpr float kSmallestAbsmax = 0x1p-119f;
+// every output instead of vanishing, and so does one of 2^118 or more, as 32 of them times an offset of 16
+// may be no float; below 2^-119 d would be a denormal and 1 / d infinite, so the block counts as zeros.
+constexpr float kTooLarge = 0x1p118f, kSmallestAbsmax = 0x1p-119f;
 
 // v rounded to an integer, ties to even: adding 1.5 * 2^23 leaves no fraction bits. For |v| <= 2^22.
 float round_to_even(float v) {
@@ -116,9 +115,9 @@ void quantize_row(const float* x, int64_t n, int8_t* q, float* d, float* s) {
             absmax_bits = bits > absmax_bits ? bits : absmax_bits;
         }
         const float absmax = std::bit_cast<float>(absmax_bits);
-        if (absmax_bits >= kInfinityBits || absmax < kSmallestAbsmax) {
+        if (!(absmax >= kSmallestAbsmax && absmax < kTooLarge)) {
             std::memset(q, 0, kBlockSize);
-            d[b] = s[b] = absmax_bits >= kInfinityBits ? std::numeric_limits<float>::quiet_NaN() : 0.0f;
+            d[b] = s[b] = absmax < kSmallestAbsmax ? 0.0f : std::numeric_limits<float>::quiet_NaN();
             continue;
         }
         d[b] = absmax / 127.0f;

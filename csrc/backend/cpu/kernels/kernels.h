@@ -70,8 +70,8 @@ struct Kernels {
 
     // x (n,) -> q (n,), d (n/32,), s (n/32,): d = absmax / 127, q = round(x * (1 / d)), ties to even, in
     // [-127, 127]; the same bits in every table. A block whose absmax is below 2^-119 counts as zeros: d = 0.
-    // A block with a value that is not finite has q = 0 and d = s = NaN, so that its outputs are NaN, not
-    // wrong.
+    // A block with a value that is not finite, or is 2^118 or more, has q = 0 and d = s = NaN, so that its
+    // outputs are NaN, not wrong: s and 16 s are finite in all other blocks.
     void (*quantize_row)(const float* x, int64_t n, int8_t* q, float* d, float* s);
 
     // By cache type. With q8_0, scores are products of quantized queries and keys.

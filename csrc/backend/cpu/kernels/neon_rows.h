@@ -114,7 +114,7 @@ void quantize_row(const float* x, int64_t n, int8_t* q, float* d, float* s) {
         const uint32_t bits = vmaxvq_u32(top);
         float absmax;
         std::memcpy(&absmax, &bits, sizeof(absmax));
-        if (!(absmax >= 0x1p-119f && absmax <= 3.402823466e+38f)) {
+        if (!(absmax >= 0x1p-119f && absmax < 0x1p118f)) {
             vst1q_s8(q, vdupq_n_s8(0));
             vst1q_s8(q + 16, vdupq_n_s8(0));
             d[b] = s[b] = absmax < 0x1p-119f ? 0.0f : NAN;
