@@ -25,11 +25,23 @@ def numbers(text: str) -> list[int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", help="GGUF file")
-    parser.add_argument("--types", type=lambda text: text.split(","), default=["f16", "q8_0"])
-    parser.add_argument("--depths", type=numbers, default=[0, 4096])
-    parser.add_argument("--tokens", type=int, default=8, help="tokens of a reply")
-    parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--types",
+        type=lambda text: text.split(","),
+        default=["f16", "q8_0"],
+        metavar="T,T,...",
+        help="default: f16,q8_0",
+    )
+    parser.add_argument(
+        "--depths",
+        type=numbers,
+        default=[0, 4096],
+        metavar="N,N,...",
+        help="tokens in the cache (default: 0,4096)",
+    )
+    parser.add_argument("--tokens", type=int, default=8, metavar="N", help="of a reply (default: 8)")
+    parser.add_argument("--threads", type=int, default=0, metavar="N", help="0: one per fast physical core")
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="default: 5")
     args = parser.parse_args()
     try:
         benches = {name: Bench(args.model, n_threads=args.threads, kv_dtype=name) for name in args.types}
@@ -50,7 +62,7 @@ def main() -> None:
                     f"  x{ratio:.2f}",
                     flush=True,
                 )
-    except Error as error:
+    except (Error, OSError) as error:
         sys.exit(f"error: {error}")
 
 

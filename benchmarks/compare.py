@@ -16,6 +16,7 @@ import argparse
 import contextlib
 import importlib.util
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -139,9 +140,15 @@ def start_programs(
     def start(name: str, python: str, script: str, *arguments: str) -> Peer:
         peer = stack.enter_context(Peer(name, python, script, *arguments))
         described[name] = peer.do("describe")
-        print(f"{name}: loaded in {described[name]['load_seconds']:.2f} s")
+        system = f" ({described[name]['system']})" if "system" in described[name] else ""
+        print(f"{name}: loaded in {described[name]['load_seconds']:.2f} s{system}")
         return peer
 
+    if hasattr(os, "getloadavg") and os.getloadavg()[0] > (os.cpu_count() or 1) / 2:
+        print(
+            f"Other programs are busy (load {os.getloadavg()[0]:.1f}); close them, or the ratios mislead: "
+            "threads of llama.cpp spin while they wait, and lose more than ours."
+        )
     programs = [
         Program(
             OURS,
@@ -175,7 +182,7 @@ def start_programs(
     for name, python, command, arguments in others:
         try:
             programs.append(Program(name, start(name, python, *command), arguments))
-        except (PeerError, OSError) as error:
+        except PeerError as error:  # a model that it cannot load, for example
             print(f"no comparison: {error}")
     return programs, described
 

@@ -212,6 +212,10 @@ int main(int argc, char** argv) {
             std::printf(" %10.1f\n", static_cast<double>(m * kCols * 512) / s / 1e9);
         }
     }
+    if (!only_type.empty() && only_type != "attend" && !find_dtype(only_type.c_str())) {
+        std::fprintf(stderr, "There is no type %s.\n", only_type.c_str());
+        return 1;
+    }
     if (!found) std::fprintf(stderr, "This machine cannot run the table %s.\n", only_table.c_str());
     return !found || sink == 1;
 }

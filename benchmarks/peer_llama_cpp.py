@@ -88,6 +88,12 @@ class Context:
         llama_cpp.llama_synchronize(self._context)
 
 
+def features() -> str:
+    """The instruction sets that it was built for and uses, as it names them."""
+    parts = llama_cpp.llama_print_system_info().decode().replace(":", "|").split("|")
+    return " ".join(part.split("=")[0].strip() for part in parts if part.strip().endswith("= 1"))
+
+
 def main() -> None:
     path, n_threads, size, n_sequences = sys.argv[1], *map(int, sys.argv[2:5])
     llama_cpp.llama_backend_init()
@@ -102,7 +108,11 @@ def main() -> None:
     contexts = {name: Context(model, n_threads, size, n_sequences, name) for name in settings}
     serve(
         {
-            "describe": lambda: {"version": llama_cpp.__version__, "load_seconds": load_seconds},
+            "describe": lambda: {
+                "version": llama_cpp.__version__,
+                "load_seconds": load_seconds,
+                "system": features(),
+            },
             "prompt": lambda setting, **sizes: contexts[setting].prompt(**sizes),
             "decode": lambda setting, **sizes: contexts[setting].decode(**sizes),
         }

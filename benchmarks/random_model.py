@@ -34,7 +34,12 @@ def main() -> None:
     if not args.path:
         parser.error("give the path of the file to write")
     try:
-        config = {} if args.layers is None else {layers_key(args.shape): args.layers}
+        config = {}
+        if args.layers is not None:
+            key = layers_key(args.shape)
+            if not 1 <= args.layers <= SHAPES[args.shape][key]:
+                parser.error(f"{args.shape} has {SHAPES[args.shape][key]} layers, not {args.layers}")
+            config[key] = args.layers
         write_random_model(args.shape, args.dtype, args.path, seed=args.seed, config=config)
     except ConvertError as error:
         sys.exit(f"error: {error}")

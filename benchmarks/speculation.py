@@ -95,7 +95,7 @@ def main() -> None:
     parser.add_argument("--draft_tokens", type=int, default=0, metavar="N", help="0: as many as pay")
     parser.add_argument("--tokens", type=int, default=150, metavar="N", help="most tokens of a reply")
     parser.add_argument("--rounds", type=int, default=5, metavar="N")
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="0: one per physical core")
+    parser.add_argument("--threads", type=int, default=0, metavar="N", help="0: one per fast physical core")
     parser.add_argument("--workloads", default="repeat,correct,quotes,chat,users", metavar="NAME,...")
     args = parser.parse_args()
     workloads = WORKLOADS | {"users": [*WORKLOADS["chat"], "What do bees eat?"]}

@@ -44,7 +44,10 @@ def measure(pipeline: Pipeline, n_users: int, n_prompt: int, n_tokens: int, seed
 
 
 def numbers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
+    values = [int(part) for part in text.split(",")]
+    if min(values) < 1:
+        raise ValueError
+    return values
 
 
 def main() -> None:
@@ -54,7 +57,7 @@ def main() -> None:
     parser.add_argument("--prompt", type=int, default=64, metavar="N", help="tokens of a prompt")
     parser.add_argument("--tokens", type=int, default=32, metavar="N", help="most tokens of a reply")
     parser.add_argument("--rounds", type=int, default=3, metavar="N")
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="0: one per physical core")
+    parser.add_argument("--threads", type=int, default=0, metavar="N", help="0: one per fast physical core")
     parser.add_argument("--json", metavar="FILE", help="write the results here, too")
     args = parser.parse_args()
     try:
@@ -63,20 +66,20 @@ def main() -> None:
             args.model, n_threads=args.threads, max_sequences=max(args.users), prompt_lookup=False
         )
         measure(pipeline, 1, args.prompt, 2, 0)  # brings the file into memory
-        results = []
+        results: list[Result] = []
+        print(f"{'users':>5} {'all':>8} {'each':>8} {'first':>8} {'gain':>6}")
         for n_users in args.users:
             rounds = [measure(pipeline, n_users, args.prompt, args.tokens, s) for s in range(args.rounds)]
             middle = {
                 key: statistics.median(getattr(r, key) for r in rounds) for key in ("all", "each", "first")
             }
-            results.append(Result(n_users, **middle))
+            r = Result(n_users, **middle)
+            results.append(r)
+            one = next((r.all for r in results if r.users == 1), 0.0)
+            gain = f"{r.all / one:.2f}" if one else "-"
+            print(f"{r.users:>5} {r.all:>8.2f} {r.each:>8.2f} {r.first:>7.2f}s {gain:>6}", flush=True)
     except (Error, OSError) as error:
         sys.exit(f"error: {error}")
-    one = next((r.all for r in results if r.users == 1), 0.0)
-    print(f"{'users':>5} {'all':>8} {'each':>8} {'first':>8} {'gain':>6}")
-    for r in results:
-        gain = f"{r.all / one:.2f}" if one else "-"
-        print(f"{r.users:>5} {r.all:>8.2f} {r.each:>8.2f} {r.first:>7.2f}s {gain:>6}")
     if args.json:
         with open(args.json, "w", encoding="utf-8") as file:
             json.dump([asdict(r) for r in results], file, indent=1)

@@ -139,7 +139,7 @@ def _plan(
 def _check_target(path: Path, n_bytes: int) -> Path:
     target = path.resolve()
     if target.exists():
-        raise ConvertError(f"{path}: is there already; delete it, or leave out --random to measure it")
+        raise ConvertError(f"{path}: is there already; delete it, or measure it as it is")
     if not target.parent.is_dir():
         raise ConvertError(f"{path}: the folder {target.parent} does not exist")
     if not os.access(target.parent, os.W_OK):

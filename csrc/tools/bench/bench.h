@@ -20,7 +20,7 @@ struct BenchOptions {
     std::vector<int> tokens = {32};         // tokens of a reply; 0: none
     std::vector<int> depths = {0};          // tokens that are in the cache before
     std::vector<int> batches = {1};         // replies that are computed together
-    std::vector<int> threads = {0};         // 0: the physical cores
+    std::vector<int> threads = {0};         // 0: the fast physical cores
     std::vector<std::string> kv_dtypes = {"f16"};
     int repetitions = 5;
 

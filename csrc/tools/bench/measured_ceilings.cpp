@@ -7,6 +7,7 @@
 #include <cstring>
 #include <memory>
 #include <new>
+#include <thread>
 
 #include "backend/cpu/kernels/ceilings.h"
 #include "chatglm/error.h"
@@ -131,6 +132,9 @@ double measure_products(const cpu::Ceilings::Products& products, ThreadPool& poo
         std::nth_element(times.seconds.begin(), middle, times.seconds.begin() + times.count);
         rate += static_cast<double>(rounds * products.per_round) / *middle;
     }
+    // Threads beyond the processors take turns, and the chunks show each of them while it is running.
+    const unsigned n_processors = std::thread::hardware_concurrency();
+    if (n_processors > 0) rate *= std::min(1.0, static_cast<double>(n_processors) / pool.size());
     return rate;
 }
 
