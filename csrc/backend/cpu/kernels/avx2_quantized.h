@@ -137,6 +137,8 @@ CHATGLM_INLINE __m256i dot_pairs(const RowPairs& w, const int8_t* x) {
     }
     return merge_again<true>(merge<true>(v[0], v[1]), merge<true>(v[2], v[3]));
 #else
+    // A sum of 16 bits ends with as many products as a run of dot_block() has.
+    static_assert(Q::kSigned || Q::kRun == kVectors);
     for (int i = 0; i < kPairs; ++i) {
         const __m256i lo = multiply<Q>(w.lo[i], x_lo), hi = multiply<Q>(w.hi[i], x_hi);
         v[i] = Q::kSigned ? _mm256_add_epi32(widen_pairs(lo), widen_pairs(hi)) : _mm256_add_epi16(lo, hi);
