@@ -166,6 +166,10 @@ void print_attention(const Kernels& k, std::vector<uint64_t>& buffer) {
 
 int main(int argc, char** argv) {
     const std::string only_table = argc > 1 ? argv[1] : "", only_type = argc > 2 ? argv[2] : "";
+    if (!only_type.empty() && only_type != "attend" && !find_dtype(only_type)) {
+        std::fprintf(stderr, "There is no type %s.\n", only_type.c_str());
+        return 1;
+    }
     std::vector<uint64_t> buffer(kBufferBytes / 8);
     uint64_t sink = 0;
     bool found = false;
@@ -211,10 +215,6 @@ int main(int argc, char** argv) {
                 best_seconds(slow ? 1 : 3, [&] { multiply(k, type, buffer.data(), m, a, 512, y); });
             std::printf(" %10.1f\n", static_cast<double>(m * kCols * 512) / s / 1e9);
         }
-    }
-    if (!only_type.empty() && only_type != "attend" && !find_dtype(only_type.c_str())) {
-        std::fprintf(stderr, "There is no type %s.\n", only_type.c_str());
-        return 1;
     }
     if (!found) std::fprintf(stderr, "This machine cannot run the table %s.\n", only_table.c_str());
     return !found || sink == 1;

@@ -115,51 +115,27 @@ CHATGLM_INLINE void add_fifth_bits(__m256i words, Group& g) {
 // kOffset: taken from each q, a power of two; kHasMin: adds m; kRun: how many products of two byte pairs fit
 // one 16-bit sum, levels * 127 * 2 each: 8 * 15 * 127 * 2 = 30480 and 4 * 31 * 127 * 2 = 31496 are below
 // 32768. kPairedRows: so many rows of x at most meet RowPairs; beyond, or with five bits, those are dearer.
-struct Q4_0 {
-    static constexpr int kBytes = sizeof(BlockQ4_0), kOffset = 8, kRun = 8;
-    static constexpr bool kHasMin = false, kSigned = false;
-    static constexpr int kPairedRows = 1;
+
+// Of unsigned levels: a block is d, m where there is one, fifth bits where there are some, and nibbles.
+template <class Block, int kBits, bool kMin>
+struct Levels {
+    static constexpr int kBytes = sizeof(Block), kOffset = kMin ? 0 : 1 << (kBits - 1);
+    static constexpr int kRun = kBits == 4 ? 8 : 4, kPairedRows = kBits == 4 ? 1 : 0;
+    static constexpr bool kHasMin = kMin, kSigned = false;
     template <class W>
     CHATGLM_INLINE void load(RowPointers p, int64_t at, W& w) {
+        constexpr int kBitsAt = kMin ? 4 : 2, kNibblesAt = kBits == 4 ? kBitsAt : kBitsAt + 4;
         w.d = load_halves(p, at);
-        load_nibbles(p, at + 2, w);
+        if constexpr (kMin) w.m = load_halves(p, at + 2);
+        load_nibbles(p, at + kNibblesAt, w);
+        if constexpr (kBits == 5) add_fifth_bits(load_words(p, at + kBitsAt), w);
     }
 };
 
-struct Q4_1 {
-    static constexpr int kBytes = sizeof(BlockQ4_1), kOffset = 0, kRun = 8;
-    static constexpr bool kHasMin = true, kSigned = false;
-    static constexpr int kPairedRows = 1;
-    template <class W>
-    CHATGLM_INLINE void load(RowPointers p, int64_t at, W& w) {
-        w.d = load_halves(p, at);
-        w.m = load_halves(p, at + 2);
-        load_nibbles(p, at + 4, w);
-    }
-};
-
-struct Q5_0 {
-    static constexpr int kBytes = sizeof(BlockQ5_0), kOffset = 16, kRun = 4;
-    static constexpr bool kHasMin = false, kSigned = false;
-    static constexpr int kPairedRows = 0;
-    CHATGLM_INLINE void load(RowPointers p, int64_t at, Group& g) {
-        g.d = load_halves(p, at);
-        load_nibbles(p, at + 6, g);
-        add_fifth_bits(load_words(p, at + 2), g);
-    }
-};
-
-struct Q5_1 {
-    static constexpr int kBytes = sizeof(BlockQ5_1), kOffset = 0, kRun = 4;
-    static constexpr bool kHasMin = true, kSigned = false;
-    static constexpr int kPairedRows = 0;
-    CHATGLM_INLINE void load(RowPointers p, int64_t at, Group& g) {
-        g.d = load_halves(p, at);
-        g.m = load_halves(p, at + 2);
-        load_nibbles(p, at + 8, g);
-        add_fifth_bits(load_words(p, at + 4), g);
-    }
-};
+using Q4_0 = Levels<BlockQ4_0, 4, false>;
+using Q4_1 = Levels<BlockQ4_1, 4, true>;
+using Q5_0 = Levels<BlockQ5_0, 5, false>;
+using Q5_1 = Levels<BlockQ5_1, 5, true>;
 
 // Signed bytes have no fast product with signed bytes. Where a block meets many rows of x, 128 is added to
 // the weights, if one instruction sums products to 32 bits ...
