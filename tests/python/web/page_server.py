@@ -12,9 +12,10 @@ import pytest
 
 from chatglm_cpp.web import Address, serve
 
-# A constant of Starlette that Gradio still uses, and event loops that it leaves open when it ends.
+# What Gradio still uses of pandas and Starlette, and event loops that it leaves open when it ends.
 GRADIO_WARNINGS = [
-    pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting' is deprecated"),  # of pandas, in Gradio
+    pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting' is deprecated"),
+    pytest.mark.filterwarnings("ignore:The copy keyword is deprecated"),
     pytest.mark.filterwarnings("ignore:'HTTP_422_UNPROCESSABLE_ENTITY' is deprecated"),
     pytest.mark.filterwarnings("ignore:unclosed (event loop|<socket):ResourceWarning"),
 ]

@@ -138,6 +138,21 @@ def conversations(page: Any) -> Any:
     return page.locator("#conversations label")
 
 
+def choose(page: Any, numbers: dict[str, int]) -> None:
+    """Fills in settings until the browser keeps them: within some milliseconds of showing a control, Gradio
+    gives it its first value once more. No user is so quick."""
+    kept = "numbers => numbers.every(n => (localStorage.getItem('chatglm_cpp.settings') ?? '').includes(n))"
+    for attempt in range(20):
+        for label, number in numbers.items():
+            page.get_by_label(re.compile(label)).first.fill(str(number))
+        page.get_by_label(re.compile(label)).first.blur()
+        try:
+            page.wait_for_function(kept, arg=[f",{number}," for number in numbers.values()], timeout=1500)
+            return
+        except playwright_api.TimeoutError:
+            assert attempt < 19
+
+
 def test_a_reply_comes_word_by_word_and_stops(page: Any, scripted: ScriptedPipeline) -> None:
     ask(page, "an endless story")
     expect(page.locator("#box textarea")).to_have_value("")
@@ -316,10 +331,7 @@ def test_the_page_speaks_the_language_of_the_browser(open_page: Any) -> None:
 
 def test_settings_reach_the_model_and_are_kept(page: Any, scripted: ScriptedPipeline) -> None:
     page.locator("#settings button").first.click()
-    page.get_by_label(re.compile("Top k")).first.fill("7")
-    page.get_by_label(re.compile("Longest reply")).fill("20")
-    page.get_by_label(re.compile("Seed")).fill("5")
-    page.get_by_label(re.compile("Seed")).blur()
+    choose(page, {"Top k": 7, "Longest reply": 20, "Seed": 5})
     page.locator("#system textarea").fill("Be brief.")
     ask(page, "riddle")
     ended(page)
