@@ -79,10 +79,13 @@ def numbers(least: int) -> Callable[[str], list[int]]:
 
 
 def positive(text: str) -> int:
-    values = numbers(1)(text)
-    if len(values) > 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is more than one number")
-    return values[0]
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of at least 1")
+    return value
 
 
 def main() -> None:

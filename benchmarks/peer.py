@@ -49,6 +49,7 @@ class Peer:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             encoding="utf-8",
+            errors="replace",
         )
 
     def do(self, name: str, **arguments: Any) -> Any:
@@ -60,7 +61,12 @@ class Peer:
             line = ""
         if not line:
             raise PeerError(f"{self.name}: ended: {self._last_words()}")
-        answer = json.loads(line)
+        try:
+            answer = json.loads(line)
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):
+            raise PeerError(f"{self.name}: {self._process.args[0]} is no Python: it says {line.strip()[:60]!r}")
         if "error" in answer:
             raise PeerError(f"{self.name}: {answer['error']}")
         return answer["result"]
