@@ -66,7 +66,9 @@ class Peer:
         except ValueError:
             answer = None
         if not isinstance(answer, dict):
-            raise PeerError(f"{self.name}: {self._process.args[0]} is no Python: it says {line.strip()[:60]!r}")
+            raise PeerError(
+                f"{self.name}: {self._process.args[0]} is no Python: it says {line.strip()[:60]!r}"
+            )
         if "error" in answer:
             raise PeerError(f"{self.name}: {answer['error']}")
         return answer["result"]

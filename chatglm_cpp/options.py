@@ -6,6 +6,8 @@ import operator
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypedDict
 
+import numpy as np
+
 from ._C import GenerationConfig, InvalidArgument
 from .messages import check_text
 
@@ -84,7 +86,7 @@ def make_generation_config(
         max_length=as_int("max_length", max_length),
         max_new_tokens=as_int("max_new_tokens", max_new_tokens),
         max_context_length=as_int("max_context_length", max_context_length),
-        do_sample=bool(do_sample),
+        do_sample=as_bool("do_sample", do_sample),
         top_k=as_int("top_k", top_k),
         top_p=as_float("top_p", top_p),
         temperature=as_float("temperature", temperature),
@@ -99,7 +101,7 @@ def make_generation_config(
         logit_bias=_as_biases(logit_bias),
         stop=_as_texts("stop", stop),
         stop_token_ids=_as_ints("stop_token_ids", stop_token_ids),
-        ignore_eos=bool(ignore_eos),
+        ignore_eos=as_bool("ignore_eos", ignore_eos),
         min_new_tokens=as_int("min_new_tokens", min_new_tokens),
         logprobs=_as_logprobs(logprobs),
         num_beams=as_int("num_beams", num_beams),
@@ -108,7 +110,7 @@ def make_generation_config(
         xtc_threshold=as_float("xtc_threshold", xtc_threshold),
         early_stopping=check_text(early_stopping, "early_stopping")
         if isinstance(early_stopping, str)
-        else early_stopping,
+        else as_bool("early_stopping", early_stopping),
     )
 
 
@@ -120,6 +122,13 @@ def as_int(name: str, value: int, largest: int = _C_INT_MAX) -> int:
     if not -largest <= number <= largest:
         raise InvalidArgument(f"{name} is {number}; it must be between {-largest} and {largest}.")
     return number
+
+
+def as_bool(name: str, value: bool) -> bool:
+    """numpy's booleans too, 0 and 1; nothing else, for the text "false" would be true."""
+    if isinstance(value, (bool, np.bool_)) or (isinstance(value, int) and value in (0, 1)):
+        return bool(value)
+    raise TypeError(f"{name} is a {type(value).__name__}; give True or False.")
 
 
 def as_float(name: str, value: float) -> float:

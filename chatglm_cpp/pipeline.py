@@ -22,7 +22,7 @@ from .lora import LoraLike, to_loras
 from .messages import Conversation, DeltaMessage, check_text, merge_deltas, to_messages, to_token_ids
 from .model_config import Model, ModelConfig, make_config
 from .model_file import engine_path, find_model, remove_damaged
-from .options import GenerationOptions, as_float, as_int, make_generation_config
+from .options import GenerationOptions, as_bool, as_float, as_int, make_generation_config
 from .replies import begin_chat, begin_text
 from .sessions import Session, make_session, session_path
 from .stream import Completion, Stream
@@ -337,9 +337,10 @@ class Pipeline:
                 for tools, or there are tools and a format for the reply.
             TypeError: something is of the wrong type.
         """
+        streams = as_bool("stream", stream)
         config, constraints = self._read_options(options)
         (pieces,) = begin_chat(self._engine, messages, config, tools, when_full, constraints)
-        return pieces if stream else pieces.result()
+        return pieces if streams else pieces.result()
 
     @overload
     def generate(
@@ -364,9 +365,10 @@ class Pipeline:
         with pieces of text. The whole text is a str with `finish_reason` and `logprobs` beside it; a stream
         has them in its `usage` and `logprobs`.
         """
+        streams = as_bool("stream", stream)
         config, constraints = self._read_options(options)
         (pieces,) = begin_text(self._engine, prompt, config, constraints)
-        return pieces if stream else pieces.result()
+        return pieces if streams else pieces.result()
 
     @overload
     def submit(
@@ -541,7 +543,7 @@ class Pipeline:
         single = isinstance(texts, str)
         config = self._engine.config
         ids = to_texts_of_ids(texts, self.tokenizer, config.vocab_size, config.max_length)
-        vectors = self._engine.embed(ids, check_text(pooling, "pooling"), bool(normalize))
+        vectors = self._engine.embed(ids, check_text(pooling, "pooling"), as_bool("normalize", normalize))
         return vectors[0] if single else vectors
 
     def save_session(

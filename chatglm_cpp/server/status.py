@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Request
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from .. import __version__
 from .schemas import ERRORS
@@ -35,6 +35,19 @@ class Model(BaseModel):
 class ModelList(BaseModel):
     object: Literal["list"]
     data: list[Model]
+
+
+@router.get("/", response_class=PlainTextResponse, responses={401: ERRORS[401]})
+async def greeting(request: Request, service: TheService) -> Response:
+    """For people who open the address in a browser: what it is for."""
+    address = str(request.base_url).rstrip("/")
+    return PlainTextResponse(
+        f"chatglm_cpp {__version__} answers programs here, with the model {service.settings.names()[0]}.\n\n"
+        f"Base URL of OpenAI's clients: {address}/v1\n"
+        f"Base URL of Anthropic's clients: {address}\n"
+        f"All endpoints: {address}/openapi.json\n\n"
+        "`chatglm-cpp web` serves a page to chat in.\n"
+    )
 
 
 @router.get("/health", response_model=Health, responses={503: {"model": Health}})

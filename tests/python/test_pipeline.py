@@ -113,6 +113,11 @@ def test_options_of_a_wrong_type_are_named(shared_pipeline):
         shared_pipeline.chat(MESSAGES, top_k=1.5)
     with pytest.raises(TypeError, match="top_p is a str"):
         shared_pipeline.chat(MESSAGES, top_p="0.7")
+    for name in ("do_sample", "ignore_eos", "early_stopping", "stream"):
+        with pytest.raises((TypeError, InvalidArgument), match=name):
+            shared_pipeline.chat(MESSAGES, **{name: "false"})
+    with pytest.raises(TypeError, match="normalize is a str"):
+        shared_pipeline.embed("a", normalize="false")
     with pytest.raises(TypeError, match="colour"):
         shared_pipeline.chat(MESSAGES, colour="red")
 

@@ -18,6 +18,7 @@ with warnings.catch_warnings():
     from schemathesis import GenerationMode, checks
 
 OPERATIONS = [
+    ("/", "GET"),
     ("/health", "GET"),
     ("/metrics", "GET"),
     ("/tokenize", "POST"),
