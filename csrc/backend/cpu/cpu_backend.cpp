@@ -70,10 +70,10 @@ class CpuBackend final : public Backend {
         }
         const auto matmul = kernels_.matmul(w.type);
         // About eight chunks a thread even out cores of different speed; 64 rows at least let the kernel's
-        // prefetch run ahead; many activation rows want chunks whose weights stay in the second-level cache
-        // (~256 KB).
+        // prefetch run ahead. Many activation rows want chunks whose weights stay in the second-level cache
+        // (~256 KB); for few, arranging them again for each chunk would take longer than that saves.
         int64_t chunk = std::max<int64_t>(64, w.rows / (8 * pool_.size()));
-        if (n_rows > 8) chunk = std::min(chunk, std::max<int64_t>(16, 262144 / shared.weight_stride));
+        if (n_rows > 32) chunk = std::min(chunk, std::max<int64_t>(16, 262144 / shared.weight_stride));
         chunk = (chunk + 15) / 16 * 16;
         pool_.parallel_for((w.rows + chunk - 1) / chunk, [&](int64_t i, int) {
             MatmulArgs args = shared;

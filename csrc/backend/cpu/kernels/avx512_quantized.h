@@ -174,9 +174,10 @@ CHATGLM_INLINE void load_nibble_rows(const Cursor& p, int offset, __m512i q[2][4
 }
 
 // kOffset: added to each q; kHasMin: adds m; kByRows: one row of x meets the rows of W as they lie. The fifth
-// bits of Q5 are spread faster over transposed rows, and for one row of x Q8_0 has AVX2.
+// bits of Q5 are spread faster over transposed rows, and for one row of x Q8_0 has AVX2. kStreams: so many
+// tiles of x at most stream past W; with more, unpacking W once pays.
 struct Q4_0 {
-    static constexpr int kBytes = sizeof(BlockQ4_0), kOffset = 8;
+    static constexpr int kBytes = sizeof(BlockQ4_0), kOffset = 8, kStreams = 3;
     static constexpr bool kHasMin = false, kByRows = true;
     CHATGLM_INLINE void load(const Cursor& p, Group& g) {
         load_scales<kHasMin>(p, g);
@@ -186,7 +187,7 @@ struct Q4_0 {
 };
 
 struct Q4_1 {
-    static constexpr int kBytes = sizeof(BlockQ4_1), kOffset = 0;
+    static constexpr int kBytes = sizeof(BlockQ4_1), kOffset = 0, kStreams = 3;
     static constexpr bool kHasMin = true, kByRows = true;
     CHATGLM_INLINE void load(const Cursor& p, Group& g) {
         load_scales<kHasMin>(p, g);
@@ -196,7 +197,7 @@ struct Q4_1 {
 };
 
 struct Q5_0 {
-    static constexpr int kBytes = sizeof(BlockQ5_0), kOffset = 16;
+    static constexpr int kBytes = sizeof(BlockQ5_0), kOffset = 16, kStreams = 2;
     static constexpr bool kHasMin = false, kByRows = false;
     CHATGLM_INLINE void load(const Cursor& p, Group& g) {
         load_scales<kHasMin>(p, g);
@@ -206,7 +207,7 @@ struct Q5_0 {
 };
 
 struct Q5_1 {
-    static constexpr int kBytes = sizeof(BlockQ5_1), kOffset = 0;
+    static constexpr int kBytes = sizeof(BlockQ5_1), kOffset = 0, kStreams = 2;
     static constexpr bool kHasMin = true, kByRows = false;
     CHATGLM_INLINE void load(const Cursor& p, Group& g) {
         load_scales<kHasMin>(p, g);
@@ -216,7 +217,7 @@ struct Q5_1 {
 };
 
 struct Q8_0 {
-    static constexpr int kBytes = sizeof(BlockQ8_0), kOffset = 128;
+    static constexpr int kBytes = sizeof(BlockQ8_0), kOffset = 128, kStreams = 3;
     static constexpr bool kHasMin = false, kByRows = false;
     CHATGLM_INLINE void load(const Cursor& p, Group& g) {
         const __m512i signs = _mm512_set1_epi8(static_cast<char>(0x80));
@@ -227,65 +228,88 @@ struct Q8_0 {
     }
 };
 
-// What one pass over W covers: rows of x, and blocks of columns. y carries the sums from pass to pass.
-struct Pass {
-    int64_t row, n_rows, block, n_blocks;
-    const int32_t* start;  // (n_rows, n_blocks): where the sums of the blocks start
+// A block of R rows of x. All that a block of W meets lies together, behind one address; rows as they come
+// lie a power of two apart, and push each other out of the nearest cache.
+template <int R>
+struct XBlock {
+    int8_t q[R][kBlockSize];
+    int32_t start[R];  // -kOffset * sum of q: where the sums start
+    float d[R], s[R];
 };
+constexpr int64_t kXBytes = sizeof(XBlock<1>);  // of each row
 
-// The pass's share of some rows of x from `row` on, for all of its blocks.
+// Columns [block, block + n_blocks) of rows [row, row + n_rows) of x, packed in tiles of about as many rows:
+// small ones are slow. y carries the sums from one such part of the columns to the next.
 struct Input {
-    const int8_t* q;
-    const float *d, *s;
-    const int32_t* start;
-    int64_t q_stride, d_stride, start_stride;
-
-    CHATGLM_INLINE Input at(const MatmulArgs& args, const Pass& pass, int64_t row) {
-        const int64_t stride = args.n_cols / kBlockSize;
-        const int64_t i = row * stride + pass.block;
-        return {args.xq.q + i * kBlockSize,
-                args.xq.d + i,
-                args.xq.s + i,
-                pass.start + (row - pass.row) * pass.n_blocks,
-                args.n_cols,
-                stride,
-                pass.n_blocks};
-    }
+    int64_t row, n_rows, n_tiles, block, n_blocks;
+    uint8_t* packed;  // n_rows * n_blocks * kXBytes
 };
 
-// start = -offset * sum of a block's q, for n blocks. Eight at a time: the last ones may repeat.
-void fill_start(const int8_t* q, int64_t n, int offset, int32_t* start) {
-    const __m256i factor = _mm256_set1_epi8(static_cast<char>(offset));
-    for (int64_t b = 0; b < n; b += 8) {
-        __m256i v[8];
-        for (int i = 0; i < 8; ++i) {
-            const int64_t block = b + i < n ? b + i : n - 1;
-            const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(q + block * kBlockSize));
-            v[i] = _mm256_dpbusd_epi32(_mm256_setzero_si256(), factor, x);
-        }
-        __m256i four[2];
-        for (int i = 0; i < 2; ++i) {
-            four[i] = _mm256_hadd_epi32(_mm256_hadd_epi32(v[4 * i], v[4 * i + 1]),
-                                        _mm256_hadd_epi32(v[4 * i + 2], v[4 * i + 3]));
-        }
-        const __m256i sums = _mm256_add_epi32(_mm256_permute2x128_si256(four[0], four[1], 0x20),
-                                              _mm256_permute2x128_si256(four[0], four[1], 0x31));
-        const auto lanes = static_cast<__mmask8>(n - b < 8 ? (1 << (n - b)) - 1 : 0xff);
-        _mm256_mask_storeu_epi32(start + b, lanes, _mm256_sub_epi32(_mm256_setzero_si256(), sums));
+// Calls f(rows, first row, blocks) for each of the tiles.
+template <int kMaxRows, class F>
+CHATGLM_INLINE void for_each_tile(const Input& x, F f) {
+    for (int64_t i = 0; i < x.n_tiles; ++i) {
+        const int64_t begin = x.n_rows * i / x.n_tiles, end = x.n_rows * (i + 1) / x.n_tiles;
+        uint8_t* blocks = x.packed + begin * x.n_blocks * kXBytes;
+        with_count<kMaxRows>(end - begin, [&](auto rows) {
+            f(rows, x.row + begin, reinterpret_cast<XBlock<decltype(rows)::value>*>(blocks));
+        });
     }
 }
 
-// sum[g][r]: block b of G groups times R rows of x. Few sums are made in two halves, which wait for each
+// start[i] = -offset * sum of block i's q, for up to eight blocks.
+constexpr int64_t kStarts = 8;
+
+CHATGLM_INLINE void fill_start(const int8_t* q, int64_t n, int offset, int32_t* start) {
+    const __m256i factor = _mm256_set1_epi8(static_cast<char>(offset));
+    __m256i v[kStarts], four[2];
+    for (int i = 0; i < kStarts; ++i) {
+        const int64_t block = i < n ? i : n - 1;
+        const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(q + block * kBlockSize));
+        v[i] = _mm256_dpbusd_epi32(_mm256_setzero_si256(), factor, x);
+    }
+    for (int i = 0; i < 2; ++i) {
+        four[i] = _mm256_hadd_epi32(_mm256_hadd_epi32(v[4 * i], v[4 * i + 1]),
+                                    _mm256_hadd_epi32(v[4 * i + 2], v[4 * i + 3]));
+    }
+    const __m256i sums = _mm256_add_epi32(_mm256_permute2x128_si256(four[0], four[1], 0x20),
+                                          _mm256_permute2x128_si256(four[0], four[1], 0x31));
+    const auto lanes = static_cast<__mmask8>((1u << n) - 1);
+    _mm256_mask_storeu_epi32(start, lanes, _mm256_sub_epi32(_mm256_setzero_si256(), sums));
+}
+
+template <class Q, int kMaxRows>
+CHATGLM_NOINLINE void pack(const MatmulArgs& args, const Input& x) {
+    for_each_tile<kMaxRows>(x, [&](auto rows, int64_t row, auto* out) {
+        for (int r = 0; r < decltype(rows)::value; ++r) {
+            const int64_t first = (row + r) * (args.n_cols / kBlockSize) + x.block;
+            const int8_t* q = args.xq.q + first * kBlockSize;
+            for (int64_t b = 0; b < x.n_blocks; b += kStarts) {
+                const int64_t n = x.n_blocks - b < kStarts ? x.n_blocks - b : kStarts;
+                int32_t start[kStarts] = {};
+                if constexpr (Q::kOffset != 0) fill_start(q + b * kBlockSize, n, Q::kOffset, start);
+                for (int64_t i = 0; i < n; ++i) {
+                    auto& block = out[b + i];
+                    std::memcpy(block.q[r], q + (b + i) * kBlockSize, kBlockSize);
+                    block.start[r] = start[i];
+                    block.d[r] = args.xq.d[first + b + i];
+                    if constexpr (Q::kHasMin) block.s[r] = args.xq.s[first + b + i];
+                }
+            }
+        }
+    });
+}
+
+// sum[g][r]: a block of G groups times R rows of x. Few sums are made in two halves, which wait for each
 // other half as long.
 template <class Q, int G, int R>
-CHATGLM_INLINE void dot_block(const __m512i* const q[G], const Input& x, int64_t b, __m512i sum[G][R]) {
+CHATGLM_INLINE void dot_block(const __m512i* const q[G], const XBlock<R>& x, __m512i sum[G][R]) {
     constexpr int kHalves = G * R <= 2 ? 2 : 1;  // 28.5 GB/s of q4_0 from the second-level cache, not 27
     __m512i part[kHalves][G][R];
     for (int g = 0; g < G; ++g) {
         for (int r = 0; r < R; ++r) {
             part[kHalves - 1][g][r] = _mm512_setzero_si512();
-            part[0][g][r] =
-                Q::kOffset != 0 ? _mm512_set1_epi32(x.start[r * x.start_stride + b]) : _mm512_setzero_si512();
+            part[0][g][r] = Q::kOffset != 0 ? _mm512_set1_epi32(x.start[r]) : _mm512_setzero_si512();
         }
     }
     CHATGLM_UNROLL
@@ -293,7 +317,7 @@ CHATGLM_INLINE void dot_block(const __m512i* const q[G], const Input& x, int64_t
         __m512i w[G];
         for (int g = 0; g < G; ++g) w[g] = q[g][t];
         for (int r = 0; r < R; ++r) {
-            __m512i v = _mm512_set1_epi32(load_word(x.q + r * x.q_stride + b * kBlockSize + 4 * t));
+            __m512i v = _mm512_set1_epi32(load_word(x.q[r] + 4 * t));
             if (G > 1) CHATGLM_PIN_ZMM(v);
             for (int g = 0; g < G; ++g) {
                 __m512i& s = part[t % kHalves][g][r];
@@ -309,11 +333,12 @@ CHATGLM_INLINE void dot_block(const __m512i* const q[G], const Input& x, int64_t
     }
 }
 
+// By reference, as there is no sx without a minimum.
 template <class Q>
-CHATGLM_INLINE __m512 add_block(__m512 acc, __m512i sum, const Group& group, const float* dx,
-                                const float* sx) {
-    acc = _mm512_fmadd_ps(group.d, _mm512_mul_ps(_mm512_set1_ps(*dx), _mm512_cvtepi32_ps(sum)), acc);
-    if constexpr (Q::kHasMin) acc = _mm512_fmadd_ps(group.m, _mm512_set1_ps(*sx), acc);
+CHATGLM_INLINE __m512 add_block(__m512 acc, __m512i sum, const Group& group, const float& dx,
+                                const float& sx) {
+    acc = _mm512_fmadd_ps(group.d, _mm512_mul_ps(_mm512_set1_ps(dx), _mm512_cvtepi32_ps(sum)), acc);
+    if constexpr (Q::kHasMin) acc = _mm512_fmadd_ps(group.m, _mm512_set1_ps(sx), acc);
     return acc;
 }
 
@@ -326,54 +351,59 @@ CHATGLM_INLINE void store_sums(const MatmulArgs& args, const Rows& w, int64_t ro
     _mm512_mask_storeu_ps(args.y + row * args.y_stride + w.first, w.lanes, acc);
 }
 
-// Few rows of x: the weights are unpacked in registers and used at once, R times.
-constexpr int kStreamRows = kMaxCount;
+// Few rows of x: the weights are unpacked in registers and used at once, R times. Ten sums of integers, as
+// many of floats and eight vectors of W leave 4 of 32 registers.
+constexpr int kStreamRows = 10;
 
 template <class Q, int R>
-CHATGLM_NOINLINE void stream(const MatmulArgs& args, const Pass& pass) {
-    const Input x = Input::at(args, pass, pass.row);
+CHATGLM_NOINLINE void stream(const MatmulArgs& args, const Input& input, int64_t row, const XBlock<R>* x) {
     int64_t count;
     for (int64_t n = args.row_begin; n < args.row_end; n += count) {
         const Rows w = rows_at(args, n, args.row_end, count);
         const uintptr_t ahead = prefetch_start(w.p, kGroup * args.weight_stride);
-        Cursor p(w.p + pass.block * Q::kBytes, w.stride);
+        Cursor p(w.p + input.block * Q::kBytes, w.stride);
         __m512 acc[R];
-        for (int r = 0; r < R; ++r) acc[r] = load_sums(args, w, pass.row + r, pass.block == 0);
-        for (int64_t b = 0; b < pass.n_blocks; ++b) {
-            prefetch(ahead + static_cast<uintptr_t>((pass.block + b) * kGroup * Q::kBytes),
+        for (int r = 0; r < R; ++r) acc[r] = load_sums(args, w, row + r, input.block == 0);
+        for (int64_t b = 0; b < input.n_blocks; ++b) {
+            prefetch(ahead + static_cast<uintptr_t>((input.block + b) * kGroup * Q::kBytes),
                      kGroup * Q::kBytes);
             Group group;
             __m512i sum[1][R];
             Q::load(p, group);
             const __m512i* q = group.q;
-            dot_block<Q, 1, R>(&q, x, b, sum);
+            dot_block<Q, 1, R>(&q, x[b], sum);
             p.advance(Q::kBytes);
             for (int r = 0; r < R; ++r) {
-                acc[r] = add_block<Q>(acc[r], sum[0][r], group, x.d + r * x.d_stride + b,
-                                      x.s + r * x.d_stride + b);
+                acc[r] = add_block<Q>(acc[r], sum[0][r], group, x[b].d[r], x[b].s[r]);
             }
         }
-        for (int r = 0; r < R; ++r) store_sums(args, w, pass.row + r, acc[r]);
+        for (int r = 0; r < R; ++r) store_sums(args, w, row + r, acc[r]);
     }
 }
 
-// Up to twice as many: half of them meet a run of W, then the other half, which has it in the nearest caches.
-// Unpacking it again costs less than keeping it unpacked does.
-constexpr int64_t kTurn = 2 * kGroup;  // rows of W
+// More tiles of x than one meet a run of W in turns, all but the first out of the nearest caches. Unpacking
+// it again costs less than keeping it unpacked does.
+constexpr int64_t kTurn = 2 * kGroup;   // rows of W
+constexpr int64_t kPacked = 132 << 10;  // bytes of the stack: 96 rows of 32 blocks, or 24 of 4096 columns
 
 template <class Q>
-void stream_in_turns(const MatmulArgs& args, const Pass& pass) {
-    const int64_t n_parts = (pass.n_rows + kStreamRows - 1) / kStreamRows;
-    MatmulArgs run = args;
-    for (int64_t n = args.row_begin; n < args.row_end; n += kTurn) {
-        run.row_begin = n;
-        run.row_end = n + kTurn < args.row_end ? n + kTurn : args.row_end;
-        for (int64_t i = 0; i < n_parts; ++i) {
-            Pass part = pass;
-            part.row = pass.row + pass.n_rows * i / n_parts;
-            part.n_rows = pass.row + pass.n_rows * (i + 1) / n_parts - part.row;
-            part.start = pass.start + (part.row - pass.row) * pass.n_blocks;
-            with_count(part.n_rows, [&](auto count) { stream<Q, decltype(count)::value>(run, part); });
+CHATGLM_NOINLINE void stream_in_turns(const MatmulArgs& args) {
+    alignas(64) uint8_t packed[kPacked];
+    const int64_t n_blocks = args.n_cols / kBlockSize;
+    const int64_t fit = kPacked / kXBytes / args.n_rows;
+    const int64_t n_parts = n_blocks > fit ? (n_blocks + fit - 1) / fit : 1;
+    for (int64_t i = 0; i < n_parts; ++i) {
+        const int64_t begin = n_blocks * i / n_parts, end = n_blocks * (i + 1) / n_parts;
+        const int64_t n_tiles = (args.n_rows + kStreamRows - 1) / kStreamRows;
+        const Input x{0, args.n_rows, n_tiles, begin, end - begin, packed};
+        pack<Q, kStreamRows>(args, x);
+        MatmulArgs run = args;
+        for (int64_t n = args.row_begin; n < args.row_end; n += kTurn) {
+            run.row_begin = n;
+            run.row_end = n + kTurn < args.row_end ? n + kTurn : args.row_end;
+            for_each_tile<kStreamRows>(x, [&](auto rows, int64_t row, const auto* blocks) {
+                stream<Q, decltype(rows)::value>(run, x, row, blocks);
+            });
         }
     }
 }
@@ -381,6 +411,12 @@ void stream_in_turns(const MatmulArgs& args, const Pass& pass) {
 // One row of x meets the rows of W as they lie: adding up the four sums of each row of W afterwards is less
 // work than transposing its elements before. A vector holds two blocks of eight rows, not one of sixteen, as
 // memory is read faster along fewer rows.
+
+struct OneRow {
+    const int8_t* q;
+    const float *d, *s;
+    const int32_t* start;
+};
 
 // Lanes 0-7 from a, 8-15 from b.
 CHATGLM_INLINE __m512 two_floats(float a, float b) {
@@ -393,7 +429,7 @@ CHATGLM_INLINE __m256 high_half(__m512 v) {
 
 // Adds the products of blocks b and `second` of eight rows to acc; of b alone when they are the same.
 template <class Q>
-CHATGLM_INLINE __m256 add_pair(__m256 acc, const Cursor& p, const Input& x, int64_t b, int64_t second) {
+CHATGLM_INLINE __m256 add_pair(__m256 acc, const Cursor& p, const OneRow& x, int64_t b, int64_t second) {
     const auto* q = reinterpret_cast<const __m256i*>(x.q);
     const __m512i both = _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_loadu_si256(q + b)),
                                             _mm256_loadu_si256(q + second), 1);
@@ -427,58 +463,72 @@ CHATGLM_INLINE __m256 add_pair(__m256 acc, const Cursor& p, const Input& x, int6
 }
 
 template <class Q>
-CHATGLM_NOINLINE void stream_one(const MatmulArgs& args, const Pass& pass) {
+CHATGLM_NOINLINE void stream_one(const MatmulArgs& args, const OneRow& x, int64_t block, int64_t n_blocks) {
     constexpr int kRows = 8;
-    const Input x = Input::at(args, pass, pass.row);
     int64_t count;
     for (int64_t n = args.row_begin; n < args.row_end; n += count) {
         const Rows w = rows_at<kRows>(args, n, args.row_end, count);
         const auto lanes = static_cast<__mmask8>(w.lanes);
-        float* y = args.y + pass.row * args.y_stride + w.first;
+        float* y = args.y + w.first;
         const uintptr_t ahead = prefetch_start(w.p, kRows * args.weight_stride);
-        const uint8_t* first = w.p + pass.block * Q::kBytes;
+        const uint8_t* first = w.p + block * Q::kBytes;
         Cursor p = Cursor::over_pairs(first, w.stride, Q::kBytes);
-        __m256 acc = pass.block == 0 ? _mm256_setzero_ps() : _mm256_maskz_loadu_ps(lanes, y);
+        __m256 acc = block == 0 ? _mm256_setzero_ps() : _mm256_maskz_loadu_ps(lanes, y);
         int64_t b = 0;
-        for (; b + 2 <= pass.n_blocks; b += 2) {
+        for (; b + 2 <= n_blocks; b += 2) {
             constexpr int64_t kBytes = 2 * kRows * Q::kBytes;
-            prefetch(ahead + static_cast<uintptr_t>((pass.block + b) / 2 * kBytes), kBytes);
+            prefetch(ahead + static_cast<uintptr_t>((block + b) / 2 * kBytes), kBytes);
             acc = add_pair<Q>(acc, p, x, b, b + 1);
             p.advance(2 * Q::kBytes);
         }
-        if (b < pass.n_blocks) {
+        if (b < n_blocks) {
             acc = add_pair<Q>(acc, Cursor::over_pairs(first + b * Q::kBytes, w.stride, 0), x, b, b);
         }
         _mm256_mask_storeu_ps(y, lanes, acc);
     }
 }
 
+constexpr int64_t kPassBlocks = 4096;  // 16 KB of the stack
+
+template <class Q>
+void matmul_one(const MatmulArgs& args) {
+    const int64_t n_blocks = args.n_cols / kBlockSize;
+    int32_t start[kPassBlocks];
+    int64_t block = 0;
+    do {
+        const int64_t n = n_blocks - block < kPassBlocks ? n_blocks - block : kPassBlocks;
+        const int8_t* q = args.xq.q + block * kBlockSize;
+        for (int64_t b = 0; b < n && Q::kOffset != 0; b += kStarts) {
+            fill_start(q + b * kBlockSize, n - b < kStarts ? n - b : kStarts, Q::kOffset, start + b);
+        }
+        stream_one<Q>(args, {q, args.xq.d + block, args.xq.s + block, start}, block, n);
+        block += n;
+    } while (block < n_blocks);
+}
+
 // Many rows of x: kChunk blocks of kTileGroups groups are unpacked once into the nearest caches (32 blocks *
-// 2 groups * 640 bytes = 40 KB) and meet every row of x. On Zen 4 with q4_0 and 512 rows 163 GMAC/s; 147 in
-// chunks of 16 blocks, 166 of 64, of a peak of 225.
+// 2 groups * 640 bytes = 40 KB) and meet every row of x. On Zen 4 with q4_0 157 GMAC/s, of a peak of 218.
 constexpr int kChunk = 32;
 constexpr int kTileGroups = 2;
-constexpr int kTileRows = kMaxCount;  // 2 * 6 sums of integers and as many of floats leave 8 of 32 registers
+constexpr int kTileRows = 6;  // 2 * 6 sums of integers and as many of floats leave 8 of 32 registers
+constexpr int64_t kPassRows = 96;
+static_assert(kPassRows * kChunk * kXBytes <= kPacked);
 
 template <class Q, int G, int R>
-CHATGLM_NOINLINE void tile(const MatmulArgs& args, const Pass& pass, const Group (*groups)[kChunk],
-                           const Rows* w, int64_t begin, int n_chunk, int64_t row) {
-    const Input x = Input::at(args, pass, row);
-    const bool first = pass.block + begin == 0;
+CHATGLM_NOINLINE void tile(const MatmulArgs& args, const Input& input, const Group (*groups)[kChunk],
+                           const Rows* w, int64_t row, const XBlock<R>* x) {
     __m512 acc[G][R];
     for (int g = 0; g < G; ++g) {
-        for (int r = 0; r < R; ++r) acc[g][r] = load_sums(args, w[g], row + r, first);
+        for (int r = 0; r < R; ++r) acc[g][r] = load_sums(args, w[g], row + r, input.block == 0);
     }
-    for (int i = 0; i < n_chunk; ++i) {
-        const int64_t b = begin + i;
+    for (int64_t b = 0; b < input.n_blocks; ++b) {
         const __m512i* q[G];
-        for (int g = 0; g < G; ++g) q[g] = groups[g][i].q;
+        for (int g = 0; g < G; ++g) q[g] = groups[g][b].q;
         __m512i sum[G][R];
-        dot_block<Q, G, R>(q, x, b, sum);
+        dot_block<Q, G, R>(q, x[b], sum);
         for (int g = 0; g < G; ++g) {
             for (int r = 0; r < R; ++r) {
-                acc[g][r] = add_block<Q>(acc[g][r], sum[g][r], groups[g][i], x.d + r * x.d_stride + b,
-                                         x.s + r * x.d_stride + b);
+                acc[g][r] = add_block<Q>(acc[g][r], sum[g][r], groups[g][b], x[b].d[r], x[b].s[r]);
             }
         }
     }
@@ -488,99 +538,61 @@ CHATGLM_NOINLINE void tile(const MatmulArgs& args, const Pass& pass, const Group
 }
 
 template <class Q, int G>
-void tile_groups(const MatmulArgs& args, const Pass& pass, const Rows* w, int64_t begin, int n_chunk,
-                 bool streaming) {
+CHATGLM_INLINE void tile_groups(const MatmulArgs& args, const Input& x, const Rows* w) {
     Group groups[G][kChunk];
-    const int64_t piece = kGroup * Q::kBytes;  // of a block of a group
-    const uintptr_t ahead = prefetch_start(w[0].p, G * kGroup * args.weight_stride) +
-                            static_cast<uintptr_t>((pass.block + begin) * G * piece);
     for (int g = 0; g < G; ++g) {
-        Cursor p(w[g].p + (pass.block + begin) * Q::kBytes, w[g].stride);
-        for (int i = 0; i < n_chunk; ++i) {
-            if (streaming) prefetch(ahead + static_cast<uintptr_t>((g * n_chunk + i) * piece), piece);
-            Q::load(p, groups[g][i]);
+        const uint8_t* first = w[g].p + x.block * Q::kBytes;
+        const uintptr_t ahead =
+            reinterpret_cast<uintptr_t>(first) + static_cast<uintptr_t>(G * kGroup * args.weight_stride);
+        Cursor p(first, w[g].stride);
+        for (int64_t b = 0; b < x.n_blocks; ++b) {
+            // Spread over the blocks, the same columns of the rows that come next.
+            for (int64_t row = b * kGroup / x.n_blocks; row < (b + 1) * kGroup / x.n_blocks; ++row) {
+                prefetch(ahead + static_cast<uintptr_t>(row * args.weight_stride), x.n_blocks * Q::kBytes);
+            }
+            Q::load(p, groups[g][b]);
             p.advance(Q::kBytes);
         }
     }
-    // Tiles of about as many rows each: small ones are slow.
-    const int64_t n_tiles = (pass.n_rows + kTileRows - 1) / kTileRows;
-    for (int64_t i = 0; i < n_tiles; ++i) {
-        const int64_t row = pass.n_rows * i / n_tiles, end = pass.n_rows * (i + 1) / n_tiles;
-        with_count(end - row, [&](auto count) {
-            tile<Q, G, decltype(count)::value>(args, pass, groups, w, begin, n_chunk, pass.row + row);
-        });
-    }
+    for_each_tile<kTileRows>(x, [&](auto rows, int64_t row, const auto* blocks) {
+        tile<Q, G, decltype(rows)::value>(args, x, groups, w, row, blocks);
+    });
 }
-
-// The rows of W in [begin, end) for a chunk of blocks.
-template <class Q>
-void tile_range(const MatmulArgs& args, const Pass& pass, int64_t block, int64_t begin, int64_t end,
-                bool streaming) {
-    const int n_chunk = static_cast<int>(pass.n_blocks - block < kChunk ? pass.n_blocks - block : kChunk);
-    int64_t count;
-    for (int64_t n = begin; n < end; n += count) {
-        Rows w[kTileGroups];
-        w[0] = rows_at(args, n, end, count);
-        if (end - n < kTileGroups * kGroup) {
-            tile_groups<Q, 1>(args, pass, w, block, n_chunk, streaming);
-            continue;
-        }
-        w[1] = rows_at(args, n + kGroup, end, count);
-        tile_groups<Q, kTileGroups>(args, pass, w, block, n_chunk, streaming);
-        count = kTileGroups * kGroup;
-    }
-}
-
-constexpr int64_t kResident = 1 << 18;  // bytes of x that stay in the second-level cache
 
 template <class Q>
-void tile_pass(const MatmulArgs& args, const Pass& pass) {
-    // Few rows of x: W is what must be read only once and from end to end. Many: all of W's rows meet a chunk
-    // of x before the next, so that x is read once.
-    const bool streaming = pass.n_rows * args.n_cols <= kResident;
-    const int64_t step = streaming ? kTileGroups * kGroup : args.row_end - args.row_begin;
-    for (int64_t n = args.row_begin; n < args.row_end; n += step) {
-        const int64_t end = n + step < args.row_end ? n + step : args.row_end;
-        for (int64_t block = 0; block < pass.n_blocks; block += kChunk) {
-            tile_range<Q>(args, pass, block, n, end, streaming);
-        }
+CHATGLM_NOINLINE void matmul_tiled(const MatmulArgs& args) {
+    alignas(64) uint8_t packed[kPacked];
+    const int64_t n_blocks = args.n_cols / kBlockSize, n_passes = (args.n_rows + kPassRows - 1) / kPassRows;
+    for (int64_t pass = 0; pass < n_passes; ++pass) {
+        const int64_t row = args.n_rows * pass / n_passes, end = args.n_rows * (pass + 1) / n_passes;
+        Input x{row, end - row, (end - row + kTileRows - 1) / kTileRows, 0, 0, packed};
+        do {
+            x.n_blocks = n_blocks - x.block < kChunk ? n_blocks - x.block : kChunk;
+            pack<Q, kTileRows>(args, x);
+            int64_t count;
+            for (int64_t n = args.row_begin; n < args.row_end; n += count) {
+                Rows w[kTileGroups];
+                w[0] = rows_at(args, n, args.row_end, count);
+                if (args.row_end - n < kTileGroups * kGroup) {
+                    tile_groups<Q, 1>(args, x, w);
+                    continue;
+                }
+                w[1] = rows_at(args, n + kGroup, args.row_end, count);
+                tile_groups<Q, kTileGroups>(args, x, w);
+                count = kTileGroups * kGroup;
+            }
+            x.block += x.n_blocks;
+        } while (x.block < n_blocks);
     }
 }
-
-constexpr int64_t kPassBlocks = 12288;  // 48 KB of the stack; 96 rows of 4096 columns in a pass
 
 template <class Q>
 void matmul_quantized(const MatmulArgs& args) {
-    const int64_t n_blocks = args.n_cols / kBlockSize;
-    alignas(64) int32_t start[Q::kOffset != 0 ? kPassBlocks : 1];
-    Pass pass{0, 0, 0, 0, start};
-    do {
-        pass.n_blocks = n_blocks - pass.block;
-        if (pass.n_blocks > kPassBlocks) pass.n_blocks = kPassBlocks;
-        const int64_t fit = pass.n_blocks > 0 ? kPassBlocks / pass.n_blocks : args.n_rows;
-        const int64_t step = fit > kTileRows ? fit / kTileRows * kTileRows : fit;
-        for (pass.row = 0; pass.row < args.n_rows; pass.row += step) {
-            pass.n_rows = args.n_rows - pass.row < step ? args.n_rows - pass.row : step;
-            if constexpr (Q::kOffset != 0) {
-                for (int64_t r = 0; r < pass.n_rows; ++r) {
-                    fill_start(args.xq.q + (pass.row + r) * args.n_cols + pass.block * kBlockSize,
-                               pass.n_blocks, Q::kOffset, start + r * pass.n_blocks);
-                }
-            }
-            if constexpr (Q::kByRows) {
-                if (pass.n_rows == 1) {
-                    stream_one<Q>(args, pass);
-                    continue;
-                }
-            }
-            if (pass.n_rows > 2 * kStreamRows) {
-                tile_pass<Q>(args, pass);
-            } else {
-                stream_in_turns<Q>(args, pass);
-            }
-        }
-        pass.block += pass.n_blocks;
-    } while (pass.block < n_blocks);
+    if (args.n_rows > Q::kStreams * kStreamRows) return matmul_tiled<Q>(args);
+    if constexpr (Q::kByRows) {
+        if (args.n_rows == 1) return matmul_one<Q>(args);
+    }
+    if (args.n_rows > 0) stream_in_turns<Q>(args);
 }
 
 }  // namespace avx512

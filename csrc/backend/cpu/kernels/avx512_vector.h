@@ -38,26 +38,14 @@ CHATGLM_INLINE float sum_lanes(__m512 a) {
     return cpu::sum_lanes(add_halves(a));
 }
 
-// Calls f with the smaller of n and kMaxCount, as a constant. Nothing for n = 0.
+// Calls f with the smaller of n and kMax, as a constant. Nothing for n = 0.
 constexpr int kMaxCount = 6;
 
-template <class F>
+template <int kMax = kMaxCount, class F>
 CHATGLM_INLINE void with_count(int64_t n, F f) {
-    switch (n < kMaxCount ? n : kMaxCount) {
-        case 6:
-            return f(Count<6>{});
-        case 5:
-            return f(Count<5>{});
-        case 4:
-            return f(Count<4>{});
-        case 3:
-            return f(Count<3>{});
-        case 2:
-            return f(Count<2>{});
-        case 1:
-            return f(Count<1>{});
-        default:
-            return;
+    if constexpr (kMax > 0) {
+        if (n >= kMax) return f(Count<kMax>{});
+        with_count<kMax - 1>(n, f);
     }
 }
 
