@@ -53,6 +53,13 @@ def test_all_endpoints_are_described(client):
             assert "422" not in operation["responses"]  # they are answered 400
 
 
+def test_who_opens_the_address_is_told_what_programs_need(client):
+    answer = client.get("/")
+    assert answer.headers["content-type"].startswith("text/plain")
+    for address in ("/v1\n", "/openapi.json\n"):
+        assert f"{str(client.base_url).rstrip('/')}{address}" in answer.text
+
+
 @pytest.mark.parametrize(
     ("path", "method", "mode"),
     [(*operation, GenerationMode.POSITIVE) for operation in OPERATIONS]

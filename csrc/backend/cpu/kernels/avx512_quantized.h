@@ -229,7 +229,7 @@ struct Q8_0 {
 };
 
 // A block of R rows of x. All that a block of W meets lies together, behind one address; rows as they come
-// lie a power of two apart, and push each other out of the nearest cache.
+// often lie a multiple of 4096 bytes apart, and push each other out of the nearest cache.
 template <int R>
 struct XBlock {
     int8_t q[R][kBlockSize];
